@@ -1,0 +1,47 @@
+# `make demo` and `make test` need Python 3.11 or newer, pip and make; they create .venv themselves.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench docs clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  \1\t/'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# Two stamps, so that a first look installs no framework and no test tool.
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable ".[demo]"
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable ".[all,dev]"
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo ## retrieve, rerank and show before and after, offline, with the bundled model
+	@$(BIN)/rerank-plugins demo
+
+test: $(VENV)/.dev lint ## lint, types, and the whole test suite with coverage
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+
+lint: $(VENV)/.dev ## ruff and mypy, changing nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev ## strings to scores against sentence-transformers, same weights, one run
+	$(BIN)/python benchmarks/strings_to_scores.py
+
+docs: $(VENV)/.dev ## check that README and docs still say what the code does
+	$(BIN)/python -m pytest tests/test_docs.py
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist

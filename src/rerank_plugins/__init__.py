@@ -1,0 +1,77 @@
+"""MS MARCO cross-encoder reranking for RAG pipelines: one exact scorer, three thin adapters.
+
+The names below load on first use, so that importing the package pulls in neither torch nor a
+framework.
+"""
+
+import logging
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rerank_plugins.errors import (
+        InvalidInputError,
+        InvalidTypeError,
+        MissingExtraError,
+        ModelError,
+        ModelFormatError,
+        ModelNotFoundError,
+        RerankError,
+        ScorerClosedError,
+        ScoringError,
+    )
+    from rerank_plugins.ranking import RankedDocument, Ranking, RankingStats
+    from rerank_plugins.reranker import Reranker
+    from rerank_plugins.scoring.cross_encoder import CrossEncoderScorer
+    from rerank_plugins.scoring.protocol import Scorer, ScorerInfo
+    from rerank_plugins.settings import RerankSettings, ScorerSettings
+
+__all__ = [
+    "CrossEncoderScorer",
+    "InvalidInputError",
+    "InvalidTypeError",
+    "MissingExtraError",
+    "ModelError",
+    "ModelFormatError",
+    "ModelNotFoundError",
+    "RankedDocument",
+    "Ranking",
+    "RankingStats",
+    "RerankError",
+    "RerankSettings",
+    "Reranker",
+    "Scorer",
+    "ScorerClosedError",
+    "ScorerInfo",
+    "ScorerSettings",
+    "ScoringError",
+    "__version__",
+]
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "CrossEncoderScorer": "scoring.cross_encoder",
+    "RankedDocument": "ranking",
+    "Ranking": "ranking",
+    "RankingStats": "ranking",
+    "RerankSettings": "settings",
+    "Reranker": "reranker",
+    "Scorer": "scoring.protocol",
+    "ScorerInfo": "scoring.protocol",
+    "ScorerSettings": "settings",
+}
+
+# A library leaves logging to its host; without this, Python prints warnings to stderr for us.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'errors')}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

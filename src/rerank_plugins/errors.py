@@ -1,0 +1,62 @@
+"""Everything this library raises on purpose.
+
+RerankError
+├── InvalidInputError(ValueError)       a value that cannot be scored or used as a setting
+│   └── InvalidTypeError(TypeError)     the same, because its type is wrong
+├── ModelError                          a model that cannot be used
+│   ├── ModelNotFoundError(OSError)     not on disk, not in the cache, hub out of reach
+│   └── ModelFormatError(ValueError)    found, but its weights, head, config or tokenizer do not fit
+├── ScoringError(RuntimeError)          the engine failed or returned something that is no score
+│   └── ScorerClosedError               used after `close()`
+└── MissingExtraError(ImportError)      an optional dependency is not installed
+
+The second bases let code that catches the builtin keep working.
+"""
+
+__all__ = [
+    "InvalidInputError",
+    "InvalidTypeError",
+    "MissingExtraError",
+    "ModelError",
+    "ModelFormatError",
+    "ModelNotFoundError",
+    "RerankError",
+    "ScorerClosedError",
+    "ScoringError",
+]
+
+
+class RerankError(Exception):
+    """Base of every error of this library."""
+
+
+class InvalidInputError(RerankError, ValueError):
+    """A query, document or setting has a value that cannot be used; the message names it."""
+
+
+class InvalidTypeError(InvalidInputError, TypeError):
+    """A query, document or setting has the wrong type; the message names it and its position."""
+
+
+class ModelError(RerankError):
+    """A model cannot be used."""
+
+
+class ModelNotFoundError(ModelError, OSError):
+    """A model is neither on disk nor in the cache, and the hub did not provide it."""
+
+
+class ModelFormatError(ModelError, ValueError):
+    """A model was found, but it is no cross-encoder that this library can score with."""
+
+
+class ScoringError(RerankError, RuntimeError):
+    """The engine failed on a batch, or returned values that are no scores."""
+
+
+class ScorerClosedError(ScoringError):
+    """A scorer was used after it was closed."""
+
+
+class MissingExtraError(RerankError, ImportError):
+    """An optional dependency is missing; the message names the extra that brings it."""

@@ -1,0 +1,91 @@
+"""`LazyReranker`: how adapters hold a reranker. Settings now, the model on first use, once."""
+
+import asyncio
+import threading
+from typing import Any
+
+from rerank_plugins.errors import InvalidInputError
+from rerank_plugins.reranker import Reranker
+from rerank_plugins.scoring.protocol import Scorer
+from rerank_plugins.settings import RerankSettings, ScorerSettings
+
+__all__ = ["LazyReranker"]
+
+
+class LazyReranker:
+    """A reranker from settings, from a ready scorer, or from a ready reranker.
+
+    Settings are checked here; the model loads on first use, in one thread, however many ask. Copies
+    (pickle, deepcopy) share nothing but the settings and the loaded weights.
+
+    Args:
+        scorer: A scorer that is ready; then no scorer option may be given.
+        reranker: A reranker that is ready; `rerank_options` win over its settings.
+        scorer_options: Fields of `ScorerSettings`, the model among them, that were given.
+        rerank_options: Fields of `RerankSettings` that were given.
+
+    Raises:
+        InvalidInputError: If a setting is invalid, or two of model, scorer and reranker are given.
+    """
+
+    def __init__(
+        self,
+        *,
+        scorer: Scorer | None = None,
+        reranker: Reranker | None = None,
+        scorer_options: dict[str, Any] | None = None,
+        rerank_options: dict[str, Any] | None = None,
+    ) -> None:
+        if scorer is not None and reranker is not None:
+            raise InvalidInputError("give either scorer or reranker, but got both")
+        if scorer_options and (scorer is not None or reranker is not None):
+            msg = (
+                f"{', '.join(sorted(scorer_options))} cannot change a scorer that is ready; "
+                "give these settings to the scorer, or leave scorer and reranker out"
+            )
+            raise InvalidInputError(msg)
+        options = rerank_options or {}
+        self._lock = threading.Lock()
+        self._ready: Reranker | None = None
+        self._owned = scorer is None and reranker is None
+        self.scorer_settings = ScorerSettings(**(scorer_options or {}))
+        if reranker is not None:
+            self._ready = Reranker(reranker.scorer, settings=reranker.settings, **options)
+        elif scorer is not None:
+            self._ready = Reranker(scorer, **options)
+        self.settings = self._ready.settings if self._ready else RerankSettings(**options)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the model is loaded."""
+        return self._ready is not None
+
+    def get(self) -> Reranker:
+        """Return the reranker, loading its model first if need be.
+
+        Raises:
+            ModelError: If the model cannot be loaded.
+        """
+        with self._lock:
+            if self._ready is None:
+                self._ready = Reranker.from_settings(self.scorer_settings, self.settings)
+            return self._ready
+
+    async def aget(self) -> Reranker:
+        """Return the reranker like `get`, loading in a thread so that the event loop runs on."""
+        return self._ready if self._ready is not None else await asyncio.to_thread(self.get)
+
+    def close(self) -> None:
+        """Let go of a model loaded here; the next use loads it again. Ready ones are not touched."""
+        with self._lock:
+            if self._owned and self._ready is not None:
+                self._ready.close()
+                self._ready = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__ | {"_ready": None if self._owned else self._ready}
+        del state["_lock"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())

@@ -1,0 +1,1 @@
+"""Text pairs in, logits out: models, tokenising, packing, the worker, and engines."""

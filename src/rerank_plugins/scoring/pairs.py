@@ -1,0 +1,198 @@
+"""`PairEncoder`: (query, document) strings to ragged token ids, the query protected.
+
+A private tokenizer encodes every distinct text once, untruncated and without special tokens; cutting
+and assembling happen here, on arrays. A tokenizer whose truncation is set per call is silently wrong
+when threads share it, so ours is never touched after construction.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from rerank_plugins.errors import InvalidInputError, ModelFormatError
+from rerank_plugins.inputs import shorten
+
+__all__ = ["EncodedPairs", "PairEncoder", "PairTemplate"]
+
+IntArray = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class PairTemplate:
+    """The special tokens around a pair, as the checkpoint's own tokenizer puts them.
+
+    For BERT: `[CLS] query [SEP] document [SEP]`, token type 0 up to the first `[SEP]`, then 1.
+
+    Attributes:
+        prefix: Ids before the query.
+        middle: Ids between query and document.
+        suffix: Ids after the document.
+        document_type: Token type of the document and what follows (the query's is always 0).
+    """
+
+    prefix: IntArray
+    middle: IntArray
+    suffix: IntArray
+    document_type: int
+
+    @property
+    def specials(self) -> int:
+        """How many special tokens a pair has."""
+        return len(self.prefix) + len(self.middle) + len(self.suffix)
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "PairTemplate":
+        """Read the template off a tokenizer by encoding a pair of one-word texts.
+
+        Raises:
+            ModelFormatError: If the tokenizer does not put a pair into one sequence.
+        """
+        encoding = tokenizer.encode("a", "b", add_special_tokens=True)
+        sides = encoding.sequence_ids
+        if 0 not in sides or 1 not in sides or sides.index(0) > sides.index(1):
+            raise ModelFormatError(
+                "the tokenizer must put query and document into one sequence in this order; "
+                "use the tokenizer.json of a cross-encoder"
+            )
+        ids = np.asarray(encoding.ids, dtype=np.int32)
+        query_end = len(sides) - sides[::-1].index(0)
+        document_end = len(sides) - sides[::-1].index(1)
+        return cls(
+            prefix=ids[: sides.index(0)],
+            middle=ids[query_end : sides.index(1)],
+            suffix=ids[document_end:],
+            document_type=encoding.type_ids[sides.index(1)],
+        )
+
+
+@dataclass(frozen=True)
+class EncodedPairs:
+    """Pairs as one ragged batch: no padding from here on.
+
+    Attributes:
+        ids: int32 [tokens], the token ids of all pairs, one after the other.
+        offsets: int64 [n + 1], pair i is `ids[offsets[i]:offsets[i + 1]]`.
+        boundaries: int32 [n], where the document begins within its pair.
+        document_type: Token type id from the boundary on; 0 before it.
+        document_tokens: int32 [n], tokens of the document that were kept.
+        truncated: bool [n], whether the document was cut.
+        query_truncated: bool [n], whether the query was cut.
+    """
+
+    ids: IntArray
+    offsets: NDArray[np.int64]
+    boundaries: IntArray
+    document_type: int
+    document_tokens: IntArray
+    truncated: NDArray[np.bool_]
+    query_truncated: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.boundaries)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """int64 [n], tokens of each pair."""
+        return np.diff(self.offsets)
+
+    def pair_ids(self, index: int) -> IntArray:
+        """Return int32 [length], the ids of one pair."""
+        return self.ids[self.offsets[index] : self.offsets[index + 1]]
+
+    def type_ids(self, index: int) -> IntArray:
+        """Return int32 [length], the token type ids of one pair."""
+        types = np.zeros(int(self.lengths[index]), dtype=np.int32)
+        types[self.boundaries[index] :] = self.document_type
+        return types
+
+
+class PairEncoder:
+    """Encode pairs within a token limit, cutting only documents.
+
+    Ids equal `tokenizer(query, document, truncation="only_second", max_length=max_length)` of
+    transformers wherever the query has at most `max_query_tokens` tokens. Threads may share it.
+
+    Args:
+        tokenizer: The checkpoint's tokenizer. A private copy is made.
+        max_length: Tokens of a pair, special tokens included.
+        max_query_tokens: Tokens of a query; a longer one is cut at its end and flagged.
+
+    Raises:
+        ModelFormatError: If the tokenizer cannot encode pairs.
+        InvalidInputError: If the limits leave no token for the document.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, max_length: int, max_query_tokens: int) -> None:
+        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.template = PairTemplate.of(self._tokenizer)
+        self.max_length = max_length
+        self.max_query_tokens = max_query_tokens
+        if max_query_tokens + self.template.specials >= max_length:
+            msg = (
+                f"max_query_tokens must leave room for a document in max_length={max_length} with "
+                f"{self.template.specials} special tokens, but got {max_query_tokens}"
+            )
+            raise InvalidInputError(msg)
+
+    def encode(self, pairs: Sequence[tuple[str, str]]) -> EncodedPairs:
+        """Encode (query, document) pairs; equal texts are tokenised once.
+
+        Raises:
+            InvalidInputError: If a text is not valid Unicode (holds a lone surrogate).
+        """
+        tokens = self._tokenize(list(dict.fromkeys(text for pair in pairs for text in pair)))
+        heads = {query: self._head(tokens[query]) for query in {query for query, _ in pairs}}
+        pieces: list[IntArray] = []
+        rows = np.zeros((len(pairs), 3), dtype=np.int32)
+        for row, (query, document) in zip(rows, pairs, strict=True):
+            head, words = heads[query], tokens[document]
+            room = self.max_length - len(head) - len(self.template.suffix)
+            pieces += (head, words[:room], self.template.suffix)
+            row[:] = len(head), min(len(words), room), len(words) > room
+        boundaries, document_tokens, truncated = rows.T.copy()
+        lengths = boundaries + document_tokens + len(self.template.suffix)
+        too_long = np.array([len(tokens[q]) > self.max_query_tokens for q, _ in pairs], dtype=bool)
+        return EncodedPairs(
+            ids=np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int32),
+            offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+            boundaries=boundaries,
+            document_type=self.template.document_type,
+            document_tokens=document_tokens,
+            truncated=truncated.astype(np.bool_),
+            query_truncated=too_long,
+        )
+
+    def _head(self, query: IntArray) -> IntArray:
+        template = self.template
+        return np.concatenate([template.prefix, query[: self.max_query_tokens], template.middle])
+
+    def _tokenize(self, texts: list[str]) -> dict[str, IntArray]:
+        try:
+            # Rayon spreads a batch over the cores, outside the GIL; "fast" leaves out the offsets.
+            encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        except (TypeError, UnicodeError):
+            _refuse_surrogates(texts)
+            raise
+        return {
+            text: np.asarray(encoding.ids, dtype=np.int32)
+            for text, encoding in zip(texts, encodings, strict=True)
+        }
+
+
+def _refuse_surrogates(texts: list[str]) -> None:
+    """Raise our error for the first text that is not valid Unicode."""
+    for text in texts:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            msg = (
+                f"a text must be valid Unicode, but {shorten(text)} holds the lone surrogate "
+                f"{text[error.start]!r} at position {error.start}; clean it, for example with "
+                'text.encode("utf-8", "replace").decode()'
+            )
+            raise InvalidInputError(msg) from None

@@ -1,0 +1,91 @@
+"""What the reranker asks of a scorer, and what a scorer may tell besides logits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["DetailedScorer", "Scorer", "ScorerInfo", "Scores"]
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Anything that scores documents against a query."""
+
+    def score(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
+        """Return float32 logits of shape [len(documents)], in input order."""
+        ...
+
+
+@dataclass(frozen=True)
+class ScorerInfo:
+    """What was loaded, where it runs, and why.
+
+    Attributes:
+        model: Canonical hub id, folder, or `"bundled"`.
+        revision: Commit on the hub; None for local folders and the bundled model.
+        device: `"cpu"` or `"cuda:N"`.
+        dtype: Precision of the body; the head is float32 always.
+        engine: `"torch"` or `"transformers"`.
+        max_length: Tokens of a pair at most, special tokens included.
+        max_query_tokens: Tokens of a query at most.
+        max_batch_tokens: Padded tokens of a batch at most.
+        memory: Bytes held by the weights on the device.
+        reasons: For each choice made by `"auto"`, why it was made; and notes from loading.
+    """
+
+    model: str
+    revision: str | None
+    device: str
+    dtype: str
+    engine: str
+    max_length: int
+    max_query_tokens: int
+    max_batch_tokens: int
+    memory: int
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Logits of one call, with what they cost.
+
+    Attributes:
+        logits: float32 [n], in input order.
+        document_tokens: int32 [n], tokens of each document that the model read.
+        truncated: bool [n], whether a document was cut.
+        query_truncated: bool [n], whether the query of a pair was cut.
+        tokens: Tokens the model read, special tokens and queries included.
+        tokenize_ms: Milliseconds spent tokenising.
+        queue_ms: Milliseconds spent waiting for the engine.
+        compute_ms: Milliseconds of the batches this call had a part in.
+    """
+
+    logits: NDArray[np.float32]
+    document_tokens: NDArray[np.int32]
+    truncated: NDArray[np.bool_]
+    query_truncated: NDArray[np.bool_]
+    tokens: int = 0
+    tokenize_ms: float = 0.0
+    queue_ms: float = 0.0
+    compute_ms: float = 0.0
+
+
+@runtime_checkable
+class DetailedScorer(Scorer, Protocol):
+    """A scorer that also says what was cut and what a call cost, and is natively async."""
+
+    @property
+    def info(self) -> ScorerInfo:
+        """What was loaded, where it runs, and why."""
+        ...
+
+    def score_detailed(self, query: str, documents: Sequence[str]) -> Scores:
+        """Score like `score`, with details."""
+        ...
+
+    async def ascore_detailed(self, query: str, documents: Sequence[str]) -> Scores:
+        """Score like `score_detailed` without blocking the event loop."""
+        ...
