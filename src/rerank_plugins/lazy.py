@@ -60,6 +60,12 @@ class LazyReranker:
         """Whether the model is loaded."""
         return self._ready is not None
 
+    @property
+    def model(self) -> str:
+        """The model's name, as far as it is known."""
+        info = getattr(self._ready.scorer, "info", None) if self._ready else None
+        return self.scorer_settings.model if info is None else str(info.model)
+
     def get(self) -> Reranker:
         """Return the reranker, loading its model first if need be.
 

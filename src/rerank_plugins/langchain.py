@@ -1,0 +1,203 @@
+"""LangChain: `CrossEncoderRerank`, a document compressor that is also a Runnable.
+
+One class serves `ContextualCompressionRetriever`, `DocumentCompressorPipeline`, LCEL chains and
+LangGraph nodes, sync and async, and shows up in traces. It needs langchain-core only.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr
+
+from rerank_plugins._adapters import lazy_reranker, missing_extra, options_given
+from rerank_plugins.errors import InvalidInputError
+from rerank_plugins.inputs import shorten
+from rerank_plugins.lazy import LazyReranker
+from rerank_plugins.ranking import Ranking
+from rerank_plugins.reranker import UNSET, Unset, given
+from rerank_plugins.settings import Dtype, EngineName, OnError, Scale
+
+try:
+    from langchain_core.callbacks import Callbacks
+    from langchain_core.documents import BaseDocumentCompressor, Document
+    from langchain_core.runnables import RunnableConfig, RunnableSerializable
+except ImportError as error:
+    raise missing_extra("langchain", error) from error
+
+__all__ = ["CrossEncoderRerank"]
+
+
+class CrossEncoderRerank(BaseDocumentCompressor, RunnableSerializable[dict[str, Any], list[Document]]):
+    """Rerank documents with a cross-encoder.
+
+    Every setting is optional; what is not given comes from `RERANK_*` variables or the defaults of
+    `ScorerSettings` and `RerankSettings`, which document them. The model loads on first use. Scored is
+    `page_content`. The results are copies that keep id, type and metadata, best first, with the score
+    in `metadata[score_key]`; a value that was there before moves to `previous_<score_key>`.
+
+    Attributes:
+        model: Hub id, local folder or `"bundled"`.
+        top_n: How many documents to return at most; None: all. `top_k` is another spelling.
+        min_score: Lowest score to keep, inclusive, on `scale`.
+        scale: `"probability"` or `"logit"`.
+        score_key: Metadata key of the score.
+        scorer: A scorer that is ready, instead of a model. Not serialised.
+        reranker: A `Reranker` that is ready, instead of a model. Not serialised.
+
+    Raises:
+        InvalidInputError: If a setting is invalid, or two of model, scorer and reranker are given.
+
+    Example:
+        >>> from langchain_core.documents import Document
+        >>> from rerank_plugins.langchain import CrossEncoderRerank
+        >>> rerank = CrossEncoderRerank(model="bundled", top_n=1)
+        >>> documents = [Document("A fist is a hand."), Document("Goethe wrote Faust.")]
+        >>> rerank.invoke({"query": "who wrote Faust?", "documents": documents})[0].page_content
+        'Goethe wrote Faust.'
+    """
+
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True,
+        extra="forbid",
+        protected_namespaces=(),
+        populate_by_name=True,
+    )
+
+    model: str | None = None
+    revision: str | None = None
+    device: str = "auto"
+    dtype: Dtype = "auto"
+    engine: EngineName = "auto"
+    max_length: int | None = None
+    max_query_tokens: int | None = None
+    max_batch_tokens: int | None = None
+    cache_dir: str | None = None
+    local_files_only: bool = False
+    top_n: int | None = Field(None, validation_alias=AliasChoices("top_n", "top_k"))
+    min_score: float | None = None
+    scale: Scale = "probability"
+    on_error: OnError = "raise"
+    score_key: str = "relevance_score"
+    scorer: Any = Field(None, exclude=True, repr=False)
+    reranker: Any = Field(None, exclude=True, repr=False)
+
+    _lazy: LazyReranker = PrivateAttr()
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Check the settings; the model loads on first use."""
+        super().model_post_init(context)
+        given_fields = {f for f in self.model_fields_set if f != "model" or self.model is not None}
+        self._lazy = lazy_reranker(
+            options_given(self.__dict__, given_fields), scorer=self.scorer, reranker=self.reranker
+        )
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """Say that `dumps` may write it: all settings are plain, a ready scorer is left out."""
+        return True
+
+    @classmethod
+    def get_lc_namespace(cls) -> list[str]:
+        """Return where `loads` finds the class."""
+        return ["rerank_plugins", "langchain"]
+
+    def rerank(
+        self,
+        documents: Sequence[str | Document | Mapping[str, Any]],
+        query: str,
+        *,
+        top_n: int | Unset | None = UNSET,
+    ) -> list[dict[str, Any]]:
+        """Rank documents and return positions and scores, as partner packages do.
+
+        Args:
+            documents: Strings, documents, or mappings with a `text` or `page_content`.
+            query: The query.
+            top_n: Overrides the setting for this call; None means all.
+
+        Returns:
+            Best first, `{"index": position, "relevance_score": score}`.
+
+        Raises:
+            InvalidInputError: If a document holds no text.
+        """
+        texts = [_text_of(document, i) for i, document in enumerate(documents)]
+        ranking = self._lazy.get().rank(query, texts, **given(top_k=top_n))
+        return [{"index": ranked.index, "relevance_score": ranked.score} for ranked in ranking]
+
+    def compress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> list[Document]:
+        """Return reranked copies of the documents, best first."""
+        return self.invoke({"documents": documents, "query": query}, _config(callbacks))
+
+    async def acompress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> list[Document]:
+        """Return reranked copies like `compress_documents`, without blocking the event loop."""
+        return await self.ainvoke({"documents": documents, "query": query}, _config(callbacks))
+
+    def invoke(
+        self, input: dict[str, Any], config: RunnableConfig | None = None, **kwargs: Any  # noqa: A002
+    ) -> list[Document]:
+        """Rerank `{"documents": [...], "query": "..."}`.
+
+        Raises:
+            InvalidInputError: If one of the two is missing.
+        """
+        return self._call_with_config(self._rank, input, config, run_type="chain", **kwargs)
+
+    async def ainvoke(
+        self, input: dict[str, Any], config: RunnableConfig | None = None, **kwargs: Any  # noqa: A002
+    ) -> list[Document]:
+        """Rerank like `invoke`, without blocking the event loop."""
+        return await self._acall_with_config(self._arank, input, config, run_type="chain", **kwargs)
+
+    def _rank(self, state: dict[str, Any]) -> list[Document]:
+        documents, query = _unpack(state)
+        ranking = self._lazy.get().rank(query, [document.page_content for document in documents])
+        return self._to_documents(documents, ranking)
+
+    async def _arank(self, state: dict[str, Any]) -> list[Document]:
+        documents, query = _unpack(state)
+        reranker = await self._lazy.aget()
+        ranking = await reranker.arank(query, [document.page_content for document in documents])
+        return self._to_documents(documents, ranking)
+
+    def _to_documents(self, documents: Sequence[Document], ranking: Ranking) -> list[Document]:
+        copies = []
+        for ranked in ranking:
+            document = documents[ranked.index]
+            metadata = dict(document.metadata)
+            if not ranking.reranked:
+                metadata |= {"reranked": False, "rerank_reason": ranking.reason}
+            else:
+                if self.score_key in metadata:
+                    metadata[f"previous_{self.score_key}"] = metadata[self.score_key]
+                metadata[self.score_key] = ranked.score
+            copies.append(document.model_copy(update={"metadata": metadata}))
+        return copies
+
+
+def _config(callbacks: Callbacks | None) -> RunnableConfig | None:
+    # Without callbacks, no config: then the run that is going on becomes the parent in the trace.
+    return None if callbacks is None else {"callbacks": callbacks}
+
+
+def _unpack(state: dict[str, Any]) -> tuple[list[Document], str]:
+    if not isinstance(state, Mapping) or not {"documents", "query"} <= state.keys():
+        msg = f'input must be {{"documents": [...], "query": "..."}}, but got {shorten(state)}'
+        raise InvalidInputError(msg)
+    return list(state["documents"]), state["query"]
+
+
+def _text_of(document: str | Document | Mapping[str, Any], position: int) -> str:
+    if isinstance(document, Document):
+        return document.page_content
+    if isinstance(document, Mapping):
+        for key in ("text", "page_content"):
+            if key in document:
+                return str(document[key])
+        msg = f"documents[{position}] must have a text or page_content, but got {shorten(document)}"
+        raise InvalidInputError(msg)
+    return document

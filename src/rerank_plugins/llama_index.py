@@ -1,0 +1,203 @@
+"""LlamaIndex: `CrossEncoderRerank`, a node postprocessor for query engines, chat engines, workflows."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr
+
+from rerank_plugins._adapters import lazy_reranker, missing_extra, options_given
+from rerank_plugins.errors import InvalidInputError
+from rerank_plugins.lazy import LazyReranker
+from rerank_plugins.ranking import RankedDocument, Ranking
+from rerank_plugins.settings import Dtype, EngineName, OnError, Scale
+
+try:
+    from llama_index.core.callbacks import CBEventType, EventPayload
+    from llama_index.core.instrumentation import get_dispatcher
+    from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
+    from llama_index.core.postprocessor.types import BaseNodePostprocessor
+    from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
+except ImportError as error:
+    raise missing_extra("llama-index", error) from error
+
+__all__ = ["CrossEncoderRerank"]
+
+dispatcher = get_dispatcher(__name__)
+
+# Ours: never part of the text that is scored or of the prompt.
+RETRIEVAL_SCORE = "retrieval_score"
+NOT_RERANKED = ("reranked", "rerank_reason")
+
+
+class CrossEncoderRerank(BaseNodePostprocessor):
+    """Rerank nodes with a cross-encoder.
+
+    Every setting is optional; what is not given comes from `RERANK_*` variables or the defaults of
+    `ScorerSettings` and `RerankSettings`, which document them. The model loads on first use. The results
+    are new `NodeWithScore` objects, best first; the given ones and their nodes stay as they are.
+
+    Attributes:
+        model: Hub id, local folder or `"bundled"`.
+        top_n: How many nodes to return at most; None: all. `top_k` is another spelling.
+        min_score: Lowest score to keep, inclusive, on `scale`.
+        scale: `"probability"` or `"logit"`.
+        metadata_mode: Which metadata belong to the text that is scored. The default is what LlamaIndex
+            embeds; `MetadataMode.NONE` scores the text alone.
+        keep_retrieval_score: Put the score a node came with into `metadata["retrieval_score"]` of a copy
+            of the node. It is kept out of scored texts and prompts, and a second pass leaves it alone.
+        scorer: A scorer that is ready, instead of a model. Not serialised.
+        reranker: A `Reranker` that is ready, instead of a model. Not serialised.
+
+    Raises:
+        InvalidInputError: If a setting is invalid, or two of model, scorer and reranker are given.
+
+    Example:
+        >>> from llama_index.core.schema import NodeWithScore, TextNode
+        >>> from rerank_plugins.llama_index import CrossEncoderRerank
+        >>> rerank = CrossEncoderRerank(model="bundled", top_n=1)
+        >>> texts = ["A fist is a hand.", "Goethe wrote Faust."]
+        >>> nodes = [NodeWithScore(node=TextNode(text=text)) for text in texts]
+        >>> rerank.postprocess_nodes(nodes, query_str="who wrote Faust?")[0].text
+        'Goethe wrote Faust.'
+    """
+
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True,
+        extra="forbid",
+        protected_namespaces=(),
+        populate_by_name=True,
+    )
+
+    model: str | None = None
+    revision: str | None = None
+    device: str = "auto"
+    dtype: Dtype = "auto"
+    engine: EngineName = "auto"
+    max_length: int | None = None
+    max_query_tokens: int | None = None
+    max_batch_tokens: int | None = None
+    cache_dir: str | None = None
+    local_files_only: bool = False
+    top_n: int | None = Field(None, validation_alias=AliasChoices("top_n", "top_k"))
+    min_score: float | None = None
+    scale: Scale = "probability"
+    on_error: OnError = "raise"
+    metadata_mode: MetadataMode = MetadataMode.EMBED
+    keep_retrieval_score: bool = False
+    scorer: Any = Field(None, exclude=True, repr=False)
+    reranker: Any = Field(None, exclude=True, repr=False)
+
+    _lazy: LazyReranker = PrivateAttr()
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Check the settings; the model loads on first use."""
+        super().model_post_init(context)
+        given_fields = {f for f in self.model_fields_set if f != "model" or self.model is not None}
+        self._lazy = lazy_reranker(
+            options_given(self.__dict__, given_fields), scorer=self.scorer, reranker=self.reranker
+        )
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name under which it is serialised."""
+        return "RerankPluginsCrossEncoderRerank"
+
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """Return the settings that were given, so that others stay open after `from_dict`."""
+        plain = super().to_dict(**kwargs)
+        kept = {*self.model_fields_set, "class_name"}
+        return {name: value for name, value in plain.items() if name in kept}
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        query = _query_of(query_bundle)
+        if not nodes:
+            return []
+        with self._announced(nodes, query) as call:
+            ranking = self._lazy.get().rank(query, self._texts(nodes))
+            call.result = self._to_nodes(nodes, ranking)
+        return call.result
+
+    @dispatcher.span
+    async def _apostprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        query = _query_of(query_bundle)
+        if not nodes:
+            return []
+        with self._announced(nodes, query) as call:
+            reranker = await self._lazy.aget()
+            ranking = await reranker.arank(query, self._texts(nodes))
+            call.result = self._to_nodes(nodes, ranking)
+        return call.result
+
+    def _texts(self, nodes: Sequence[NodeWithScore]) -> list[str]:
+        return [node.node.get_content(metadata_mode=self.metadata_mode) for node in nodes]
+
+    def _to_nodes(self, nodes: Sequence[NodeWithScore], ranking: Ranking) -> list[NodeWithScore]:
+        return [self._to_node(nodes[ranked.index], ranked, ranking) for ranked in ranking]
+
+    def _to_node(
+        self, source: NodeWithScore, ranked: RankedDocument, ranking: Ranking
+    ) -> NodeWithScore:
+        if not ranking.reranked:
+            marks = dict(zip(NOT_RERANKED, (False, ranking.reason), strict=True))
+            return NodeWithScore(node=_annotate(source.node, marks), score=source.score)
+        node = source.node
+        # A score kept by an earlier pass is the retriever's; ours of that pass is not.
+        if self.keep_retrieval_score and RETRIEVAL_SCORE not in node.metadata:
+            node = _annotate(node, {RETRIEVAL_SCORE: source.score})
+        return NodeWithScore(node=node, score=ranked.score)
+
+    @contextmanager
+    def _announced(self, nodes: list[NodeWithScore], query: str) -> "Iterator[_Announced]":
+        """Emit start and end, on success and on failure, to both of LlamaIndex's event systems."""
+        model = self._lazy.model
+        top_n = len(nodes) if self._lazy.settings.top_k is None else self._lazy.settings.top_k
+        call = _Announced()
+        dispatcher.event(
+            ReRankStartEvent(query=query, nodes=nodes, top_n=top_n, model_name=model)
+        )
+        payload = {
+            EventPayload.NODES: nodes,
+            EventPayload.MODEL_NAME: model,
+            EventPayload.QUERY_STR: query,
+            EventPayload.TOP_K: top_n,
+        }
+        try:
+            with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
+                yield call
+                event.on_end(payload={EventPayload.NODES: call.result})
+        finally:
+            dispatcher.event(ReRankEndEvent(nodes=call.result))
+
+
+@dataclass
+class _Announced:
+    """Carries the result out of the events' context; empty if scoring failed."""
+
+    result: list[NodeWithScore] = field(default_factory=list)
+
+
+def _query_of(query_bundle: QueryBundle | None) -> str:
+    if query_bundle is None:
+        raise InvalidInputError("a query must be given as query_bundle or query_str, but got None")
+    return query_bundle.query_str
+
+
+def _annotate(node: BaseNode, metadata: dict[str, Any]) -> BaseNode:
+    """Return a copy of a node with more metadata, hidden from embedding text and prompt."""
+
+    def and_ours(keys: list[str]) -> list[str]:
+        return list(dict.fromkeys([*keys, *metadata]))
+
+    return node.model_copy(
+        update={
+            "metadata": {**node.metadata, **metadata},
+            "excluded_embed_metadata_keys": and_ours(node.excluded_embed_metadata_keys),
+            "excluded_llm_metadata_keys": and_ours(node.excluded_llm_metadata_keys),
+        }
+    )
