@@ -147,7 +147,9 @@ def mine(examples: list[Example], rng: random.Random) -> list[dict[str, Any]]:
     """Give each example negatives from BM25's top ranks over its source's passages."""
     passages = list(dict.fromkeys(example.passage for example in examples))
     retriever = bm25s.BM25()
-    retriever.index(bm25s.tokenize(passages, stopwords="en", show_progress=False), show_progress=False)
+    retriever.index(
+        bm25s.tokenize(passages, stopwords="en", show_progress=False), show_progress=False
+    )
     queries = bm25s.tokenize([e.query for e in examples], stopwords="en", show_progress=False)
     found, _ = retriever.retrieve(queries, k=min(40, len(passages)), show_progress=False)
     groups = []
@@ -164,12 +166,16 @@ def mine(examples: list[Example], rng: random.Random) -> list[dict[str, Any]]:
         chosen = candidates[:5] + rng.sample(candidates[5:], min(3, len(candidates[5:])))
         if len(chosen) >= 4:
             query = vary(example.query, rng)
-            groups.append({"query": query, "positive": example.passage, "negatives": chosen[:NEGATIVES]})
+            groups.append(
+                {"query": query, "positive": example.passage, "negatives": chosen[:NEGATIVES]}
+            )
     return groups
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Folder with train/ and scifact/.")] = Path("../shared/data"),
+    data: Annotated[Path, typer.Option(help="Folder with train/ and scifact/.")] = Path(
+        "../shared/data"
+    ),
     output: Annotated[Path, typer.Option(help="Where to write the groups.")] = Path(
         "training/work/groups.jsonl"
     ),

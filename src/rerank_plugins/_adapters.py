@@ -9,7 +9,7 @@ from rerank_plugins.reranker import Reranker
 from rerank_plugins.scoring.protocol import Scorer
 from rerank_plugins.settings import RerankSettings, ScorerSettings
 
-__all__ = ["lazy_reranker", "missing_extra", "options_given"]
+__all__ = ["lazy_reranker", "missing_extra"]
 
 
 def missing_extra(extra: str, error: ImportError) -> MissingExtraError:
@@ -20,32 +20,26 @@ def missing_extra(extra: str, error: ImportError) -> MissingExtraError:
     )
 
 
-def options_given(fields: Mapping[str, Any], given: set[str]) -> dict[str, Any]:
-    """Return the settings among an adapter's fields that the caller gave.
-
-    What was not given stays out, so that `RERANK_*` variables and defaults apply to it, and None,
-    0 and 0.0 mean what they say. `top_n`, as two of the frameworks call it, is our `top_k`.
-    """
-    known = {*ScorerSettings.model_fields, *RerankSettings.model_fields, "top_n"}
-    options = {name: fields[name] for name in known & given}
-    if "top_n" in options:
-        options["top_k"] = options.pop("top_n")
-    return options
-
-
 def lazy_reranker(
-    options: Mapping[str, Any],
+    fields: Mapping[str, Any],
     *,
     scorer: Scorer | None = None,
     reranker: Reranker | None = None,
 ) -> LazyReranker:
-    """Build a lazy reranker from settings of both kinds.
+    """Build a lazy reranker from an adapter's fields; those that are no settings of ours are left out.
+
+    None means "not given" in every adapter: then `RERANK_*` variables and our defaults apply. 0 and 0.0
+    mean what they say. `top_n`, as two of the frameworks call it, is our `top_k`.
 
     Raises:
         InvalidInputError: If a setting is invalid, or two of model, scorer and reranker are given.
     """
-    policy = {name: value for name, value in options.items() if name in RerankSettings.model_fields}
-    model = {name: value for name, value in options.items() if name not in policy}
+    given = {name: value for name, value in fields.items() if value is not None}
+    if "top_n" in given:
+        given["top_k"] = given["top_n"]
     return LazyReranker(
-        scorer=scorer, reranker=reranker, scorer_options=model, rerank_options=policy
+        scorer=scorer,
+        reranker=reranker,
+        scorer_options={k: v for k, v in given.items() if k in ScorerSettings.model_fields},
+        rerank_options={k: v for k, v in given.items() if k in RerankSettings.model_fields},
     )

@@ -7,15 +7,15 @@ LangGraph nodes, sync and async, and shows up in traces. It needs langchain-core
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr
+from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr, ValidationError
 
-from rerank_plugins._adapters import lazy_reranker, missing_extra, options_given
+from rerank_plugins._adapters import lazy_reranker, missing_extra
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.inputs import shorten
 from rerank_plugins.lazy import LazyReranker
 from rerank_plugins.ranking import Ranking
 from rerank_plugins.reranker import UNSET, Unset, given
-from rerank_plugins.settings import Dtype, EngineName, OnError, Scale
+from rerank_plugins.settings import Dtype, EngineName, OnError, Scale, describe
 
 try:
     from langchain_core.callbacks import Callbacks
@@ -27,11 +27,13 @@ except ImportError as error:
 __all__ = ["CrossEncoderRerank"]
 
 
-class CrossEncoderRerank(BaseDocumentCompressor, RunnableSerializable[dict[str, Any], list[Document]]):
+class CrossEncoderRerank(
+    BaseDocumentCompressor, RunnableSerializable[dict[str, Any], list[Document]]
+):
     """Rerank documents with a cross-encoder.
 
-    Every setting is optional; what is not given comes from `RERANK_*` variables or the defaults of
-    `ScorerSettings` and `RerankSettings`, which document them. The model loads on first use. Scored is
+    None means "not given" for every setting: then `RERANK_*` variables and the defaults of
+    `ScorerSettings` and `RerankSettings` apply, which document them. The model loads on first use. Scored is
     `page_content`. The results are copies that keep id, type and metadata, best first, with the score
     in `metadata[score_key]`; a value that was there before moves to `previous_<score_key>`.
 
@@ -65,31 +67,34 @@ class CrossEncoderRerank(BaseDocumentCompressor, RunnableSerializable[dict[str, 
 
     model: str | None = None
     revision: str | None = None
-    device: str = "auto"
-    dtype: Dtype = "auto"
-    engine: EngineName = "auto"
+    device: str | None = None
+    dtype: Dtype | None = None
+    engine: EngineName | None = None
     max_length: int | None = None
     max_query_tokens: int | None = None
     max_batch_tokens: int | None = None
     cache_dir: str | None = None
-    local_files_only: bool = False
+    local_files_only: bool | None = None
     top_n: int | None = Field(None, validation_alias=AliasChoices("top_n", "top_k"))
     min_score: float | None = None
-    scale: Scale = "probability"
-    on_error: OnError = "raise"
+    scale: Scale | None = None
+    on_error: OnError | None = None
     score_key: str = "relevance_score"
     scorer: Any = Field(None, exclude=True, repr=False)
     reranker: Any = Field(None, exclude=True, repr=False)
 
     _lazy: LazyReranker = PrivateAttr()
 
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise InvalidInputError(describe(error, type(self).__name__)) from None
+
     def model_post_init(self, context: Any, /) -> None:
         """Check the settings; the model loads on first use."""
         super().model_post_init(context)
-        given_fields = {f for f in self.model_fields_set if f != "model" or self.model is not None}
-        self._lazy = lazy_reranker(
-            options_given(self.__dict__, given_fields), scorer=self.scorer, reranker=self.reranker
-        )
+        self._lazy = lazy_reranker(dict(self), scorer=self.scorer, reranker=self.reranker)
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
@@ -138,7 +143,10 @@ class CrossEncoderRerank(BaseDocumentCompressor, RunnableSerializable[dict[str, 
         return await self.ainvoke({"documents": documents, "query": query}, _config(callbacks))
 
     def invoke(
-        self, input: dict[str, Any], config: RunnableConfig | None = None, **kwargs: Any  # noqa: A002
+        self,
+        input: dict[str, Any],
+        config: RunnableConfig | None = None,
+        **kwargs: Any,  # noqa: A002
     ) -> list[Document]:
         """Rerank `{"documents": [...], "query": "..."}`.
 
@@ -148,7 +156,10 @@ class CrossEncoderRerank(BaseDocumentCompressor, RunnableSerializable[dict[str, 
         return self._call_with_config(self._rank, input, config, run_type="chain", **kwargs)
 
     async def ainvoke(
-        self, input: dict[str, Any], config: RunnableConfig | None = None, **kwargs: Any  # noqa: A002
+        self,
+        input: dict[str, Any],
+        config: RunnableConfig | None = None,
+        **kwargs: Any,  # noqa: A002
     ) -> list[Document]:
         """Rerank like `invoke`, without blocking the event loop."""
         return await self._acall_with_config(self._arank, input, config, run_type="chain", **kwargs)

@@ -88,6 +88,18 @@ class LazyReranker:
                 self._ready.close()
                 self._ready = None
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, LazyReranker):
+            return NotImplemented
+        return self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def _identity(self) -> tuple[Any, ...]:
+        given = None if self._owned or self._ready is None else id(self._ready.scorer)
+        return self.scorer_settings, self.settings, given
+
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__ | {"_ready": None if self._owned else self._ready}
         del state["_lock"]

@@ -5,13 +5,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr
+from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr, ValidationError
 
-from rerank_plugins._adapters import lazy_reranker, missing_extra, options_given
+from rerank_plugins._adapters import lazy_reranker, missing_extra
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.lazy import LazyReranker
 from rerank_plugins.ranking import RankedDocument, Ranking
-from rerank_plugins.settings import Dtype, EngineName, OnError, Scale
+from rerank_plugins.settings import Dtype, EngineName, OnError, Scale, describe
 
 try:
     from llama_index.core.callbacks import CBEventType, EventPayload
@@ -34,8 +34,8 @@ NOT_RERANKED = ("reranked", "rerank_reason")
 class CrossEncoderRerank(BaseNodePostprocessor):
     """Rerank nodes with a cross-encoder.
 
-    Every setting is optional; what is not given comes from `RERANK_*` variables or the defaults of
-    `ScorerSettings` and `RerankSettings`, which document them. The model loads on first use. The results
+    None means "not given" for every setting: then `RERANK_*` variables and the defaults of
+    `ScorerSettings` and `RerankSettings` apply, which document them. The model loads on first use. The results
     are new `NodeWithScore` objects, best first; the given ones and their nodes stay as they are.
 
     Attributes:
@@ -72,18 +72,18 @@ class CrossEncoderRerank(BaseNodePostprocessor):
 
     model: str | None = None
     revision: str | None = None
-    device: str = "auto"
-    dtype: Dtype = "auto"
-    engine: EngineName = "auto"
+    device: str | None = None
+    dtype: Dtype | None = None
+    engine: EngineName | None = None
     max_length: int | None = None
     max_query_tokens: int | None = None
     max_batch_tokens: int | None = None
     cache_dir: str | None = None
-    local_files_only: bool = False
+    local_files_only: bool | None = None
     top_n: int | None = Field(None, validation_alias=AliasChoices("top_n", "top_k"))
     min_score: float | None = None
-    scale: Scale = "probability"
-    on_error: OnError = "raise"
+    scale: Scale | None = None
+    on_error: OnError | None = None
     metadata_mode: MetadataMode = MetadataMode.EMBED
     keep_retrieval_score: bool = False
     scorer: Any = Field(None, exclude=True, repr=False)
@@ -91,24 +91,21 @@ class CrossEncoderRerank(BaseNodePostprocessor):
 
     _lazy: LazyReranker = PrivateAttr()
 
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise InvalidInputError(describe(error, type(self).__name__)) from None
+
     def model_post_init(self, context: Any, /) -> None:
         """Check the settings; the model loads on first use."""
         super().model_post_init(context)
-        given_fields = {f for f in self.model_fields_set if f != "model" or self.model is not None}
-        self._lazy = lazy_reranker(
-            options_given(self.__dict__, given_fields), scorer=self.scorer, reranker=self.reranker
-        )
+        self._lazy = lazy_reranker(dict(self), scorer=self.scorer, reranker=self.reranker)
 
     @classmethod
     def class_name(cls) -> str:
         """Return the name under which it is serialised."""
         return "RerankPluginsCrossEncoderRerank"
-
-    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
-        """Return the settings that were given, so that others stay open after `from_dict`."""
-        plain = super().to_dict(**kwargs)
-        kept = {*self.model_fields_set, "class_name"}
-        return {name: value for name, value in plain.items() if name in kept}
 
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
@@ -158,9 +155,7 @@ class CrossEncoderRerank(BaseNodePostprocessor):
         model = self._lazy.model
         top_n = len(nodes) if self._lazy.settings.top_k is None else self._lazy.settings.top_k
         call = _Announced()
-        dispatcher.event(
-            ReRankStartEvent(query=query, nodes=nodes, top_n=top_n, model_name=model)
-        )
+        dispatcher.event(ReRankStartEvent(query=query, nodes=nodes, top_n=top_n, model_name=model))
         payload = {
             EventPayload.NODES: nodes,
             EventPayload.MODEL_NAME: model,

@@ -244,7 +244,9 @@ class _Call:
             RankedDocument(i, score=None, logit=None, text=text, truncated=False, tokens=0)
             for i, text in enumerate(self.documents[: self.settings.top_k])
         )
-        return Ranking(kept, self._stats(None), self.settings.scale, reranked=False, reason=str(error))
+        return Ranking(
+            kept, self._stats(None), self.settings.scale, reranked=False, reason=str(error)
+        )
 
     def _stats(self, scores: Scores | None) -> RankingStats:
         cost: dict[str, Any] = {}
@@ -258,7 +260,9 @@ class _Call:
                 "compute_ms": scores.compute_ms,
             }
         if self.info is not None:
-            cost |= {name: getattr(self.info, name) for name in ("model", "device", "dtype", "engine")}
+            cost |= {
+                name: getattr(self.info, name) for name in ("model", "device", "dtype", "engine")
+            }
         return RankingStats(
             documents=len(self.documents),
             total_ms=(time.perf_counter() - self.started) * 1000,

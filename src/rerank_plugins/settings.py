@@ -13,7 +13,16 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rerank_plugins.errors import InvalidInputError
 
-__all__ = ["DEFAULT_MODEL", "Dtype", "EngineName", "OnError", "RerankSettings", "Scale", "ScorerSettings"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "Dtype",
+    "EngineName",
+    "OnError",
+    "RerankSettings",
+    "Scale",
+    "ScorerSettings",
+    "describe",
+]
 
 DEFAULT_MODEL = "cross-encoder/ms-marco-MiniLM-L6-v2"
 
@@ -25,17 +34,21 @@ OnError = Literal["raise", "keep_order"]
 
 def _not_nan(value: float) -> float:
     if math.isnan(value):
-        raise ValueError("must be a number, but got nan")
+        raise ValueError("must be a number")
     return value
 
 
-def _describe(error: ValidationError, owner: str) -> str:
-    lines = [
-        f"{owner}.{'.'.join(map(str, issue['loc'])) or 'settings'}: {issue['msg']}, "
-        f"but got {issue.get('input')!r}"
-        for issue in error.errors(include_url=False)
-    ]
-    return "; ".join(lines)
+def describe(error: ValidationError, owner: str) -> str:
+    """Return pydantic's findings as one message of ours, naming each setting and its value."""
+
+    def line(issue: Any) -> str:
+        cause = issue.get("ctx", {}).get("error")
+        if isinstance(cause, InvalidInputError):  # ours already, from a nested check
+            return str(cause)
+        name = ".".join(map(str, issue["loc"])) or "settings"
+        return f"{owner}.{name}: {issue['msg']}, but got {issue.get('input')!r}"
+
+    return "; ".join(line(issue) for issue in error.errors(include_url=False))
 
 
 class _Settings(BaseSettings):
@@ -51,7 +64,7 @@ class _Settings(BaseSettings):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise InvalidInputError(_describe(error, type(self).__name__)) from None
+            raise InvalidInputError(describe(error, type(self).__name__)) from None
 
 
 class ScorerSettings(_Settings):

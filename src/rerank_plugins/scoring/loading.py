@@ -178,9 +178,7 @@ def _fetch(name: str, revision: str | None, settings: ScorerSettings) -> Path:
         raise ModelNotFoundError(_not_found(name, revision, settings, error)) from error
 
 
-def _not_found(
-    name: str, revision: str | None, settings: ScorerSettings, error: Exception
-) -> str:
+def _not_found(name: str, revision: str | None, settings: ScorerSettings, error: Exception) -> str:
     from huggingface_hub import constants
 
     cache = settings.cache_dir or constants.HF_HUB_CACHE

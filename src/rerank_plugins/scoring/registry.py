@@ -149,9 +149,7 @@ def _load(settings: ScorerSettings, reasons: dict[str, str]) -> Loaded:
         memory=engine.memory,
         reasons=reasons | found.notes | {"engine": why},
     )
-    encoder = PairEncoder(
-        found.tokenizer, max_length=max_length, max_query_tokens=max_query_tokens
-    )
+    encoder = PairEncoder(found.tokenizer, max_length=max_length, max_query_tokens=max_query_tokens)
     logger.info(
         "loaded %s: engine %s (%s), device %s, dtype %s, %.1f MB",
         *(info.model, info.engine, why, info.device, info.dtype, info.memory / 1e6),

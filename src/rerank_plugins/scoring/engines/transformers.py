@@ -68,7 +68,9 @@ def _with_float32_head(model: Any) -> Any:
     """Turn every module beside the body to float32, its inputs with it."""
 
     def cast(_: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(x.float() if torch.is_tensor(x) and x.is_floating_point() else x for x in inputs)
+        return tuple(
+            x.float() if torch.is_tensor(x) and x.is_floating_point() else x for x in inputs
+        )
 
     for name, module in model.named_children():
         if name != model.base_model_prefix:

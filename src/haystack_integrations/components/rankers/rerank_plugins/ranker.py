@@ -165,8 +165,10 @@ class CrossEncoderRanker:
         unique = self._unique(documents, top_k)
         if not unique:
             return {"documents": []}
-        ranking = self._prepare().get().rank(
-            self._query(query), self._texts(unique), **_overrides(top_k, scale, min_score)
+        ranking = (
+            self._prepare()
+            .get()
+            .rank(self._query(query), self._texts(unique), **_overrides(top_k, scale, min_score))
         )
         return {"documents": _to_documents(unique, ranking)}
 
@@ -232,11 +234,7 @@ class CrossEncoderRanker:
         if isinstance(device, ComponentDevice):
             device = device.to_torch_str()
         options = {"model": self.model, "device": device, "token": token, **self._options}
-        return lazy_reranker(
-            {name: value for name, value in options.items() if value is not None},
-            scorer=self.scorer,
-            reranker=self.reranker,
-        )
+        return lazy_reranker(options, scorer=self.scorer, reranker=self.reranker)
 
     def _prepare(self) -> LazyReranker:
         """Return the lazy reranker, with the token, which is not read before it is needed."""
@@ -260,7 +258,9 @@ class CrossEncoderRanker:
     def _text(self, document: Document) -> str:
         meta = (document.meta.get(field) for field in self.meta_fields_to_embed)
         parts = [str(value) for value in meta if value is not None]
-        return self.document_prefix + self.embedding_separator.join([*parts, document.content or ""])
+        return self.document_prefix + self.embedding_separator.join(
+            [*parts, document.content or ""]
+        )
 
 
 def _check_top_k(top_k: int | None) -> None:
@@ -270,9 +270,7 @@ def _check_top_k(top_k: int | None) -> None:
         raise InvalidInputError(msg)
 
 
-def _overrides(
-    top_k: int | None, scale: Scale | None, min_score: float | None
-) -> dict[str, Any]:
+def _overrides(top_k: int | None, scale: Scale | None, min_score: float | None) -> dict[str, Any]:
     values = {"top_k": top_k, "scale": scale, "min_score": min_score}
     return {name: value for name, value in values.items() if value is not None}
 

@@ -1,0 +1,5 @@
+"""`python -m rerank_plugins` is the `rerank-plugins` command."""
+
+from rerank_plugins.cli import main
+
+main()

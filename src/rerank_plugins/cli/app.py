@@ -1,0 +1,137 @@
+"""The commands and their options."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rerank_plugins.cli.options import InputFormat, OutputFormat
+
+app = typer.Typer(
+    name="rerank-plugins",
+    help="Rerank passages with a cross-encoder.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", help="Hub id, folder or 'bundled'. Default: RERANK_MODEL, or MiniLM-L6-v2."
+    ),
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Engine = Annotated[str | None, typer.Option(help="auto, torch or transformers.")]
+Offline = Annotated[bool, typer.Option("--local-files-only", help="Never ask the hub.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def rank(
+    passages: Annotated[
+        Path | None,
+        typer.Argument(help="Passages: JSONL, TSV, plain lines, or top-100 JSON. Default: stdin."),
+    ] = None,
+    query: Annotated[str | None, typer.Option("--query", "-q", help="The query.")] = None,
+    input_format: Annotated[
+        InputFormat, typer.Option("--format", help="Format of the passages.")
+    ] = InputFormat.auto,
+    queries: Annotated[
+        Path | None, typer.Option(help="Queries of a run: TSV or JSONL of id and text.")
+    ] = None,
+    passages_file: Annotated[
+        Path | None,
+        typer.Option("--passages", help="Passages of a run: TSV or JSONL of id and text."),
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="TREC run to rerank.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: stdout.")] = None,
+    to: Annotated[
+        OutputFormat | None,
+        typer.Option(help="Default: table on a terminal, else jsonl."),
+    ] = None,
+    run_name: Annotated[str, typer.Option(help="Last column of a TREC run.")] = "rerank-plugins",
+    top_k: Annotated[int | None, typer.Option(help="Documents to keep a query.")] = None,
+    min_score: Annotated[
+        float | None, typer.Option(help="Lowest score to keep, inclusive.")
+    ] = None,
+    scale: Annotated[str | None, typer.Option(help="probability or logit.")] = None,
+    model: Model = None,
+    revision: Annotated[str | None, typer.Option(help="Commit, branch or tag on the hub.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    engine: Engine = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens of a pair.")] = None,
+    local_files_only: Offline = False,
+) -> None:
+    """Rerank passages for a query, or a whole run."""
+    from rerank_plugins.cli import formats
+    from rerank_plugins.cli.rank import rerank_topics
+
+    topics = (
+        formats.read_run(queries, passages_file, run)
+        if run is not None or queries is not None or passages_file is not None
+        else formats.read_topics(passages, query, input_format)
+    )
+    rerank_topics(
+        topics,
+        output=output,
+        to=to,
+        run_name=run_name,
+        scorer_options={
+            "model": model,
+            "revision": revision,
+            "device": device,
+            "dtype": dtype,
+            "engine": engine,
+            "max_length": max_length,
+            "local_files_only": local_files_only or None,
+        },
+        rerank_options={"top_k": top_k, "min_score": min_score, "scale": scale},
+    )
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """List the family and the bundled model: size, published quality and speed, and what for."""
+    from rerank_plugins.cli.models import show_models
+
+    show_models(as_json=as_json)
+
+
+@app.command()
+def doctor(
+    model: Model = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    engine: Engine = None,
+    local_files_only: Offline = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what would run here and why, what is missing, and try it."""
+    from rerank_plugins.cli.doctor import examine
+
+    options = {
+        "model": model,
+        "device": device,
+        "dtype": dtype,
+        "engine": engine,
+        "local_files_only": local_files_only or None,
+    }
+    if not examine({k: v for k, v in options.items() if v is not None}, as_json=as_json):
+        raise typer.Exit(3)
+
+
+@app.command()
+def demo(
+    queries: Annotated[
+        int | None, typer.Option(help="Show only the first N queries.", min=1)
+    ] = None,
+    model: Annotated[str, typer.Option("--model", "-m", help="Model to rerank with.")] = "bundled",
+    top_k: Annotated[int, typer.Option(help="Passages to show a side.", min=1)] = 3,
+) -> None:
+    """Retrieve with BM25, rerank, and show before and after. Works offline."""
+    from rerank_plugins.cli.demo import run_demo
+
+    run_demo(queries=queries, model=model, top_k=top_k)

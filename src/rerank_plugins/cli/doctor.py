@@ -1,0 +1,127 @@
+"""`rerank-plugins doctor`: what would run here and why, what is missing, and does it work."""
+
+import json
+import os
+import platform
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rerank_plugins.errors import RerankError
+
+__all__ = ["examine"]
+
+# Package, and the extra that brings it (None: always installed).
+_PACKAGES: dict[str, str | None] = {
+    "rerank-plugins": None,
+    "torch": None,
+    "tokenizers": None,
+    "safetensors": None,
+    "huggingface-hub": None,
+    "transformers": "transformers",
+    "langchain-core": "langchain",
+    "llama-index-core": "llama-index",
+    "haystack-ai": "haystack",
+    "bm25s": "demo",
+    "ir-measures": "eval",
+}
+_QUESTION = "how do I reset my router?"
+_PASSAGES = (
+    "Bread rises because yeast gives off gas while it feeds on sugar.",
+    "Hold the small button on the back of the router for ten seconds to restore factory settings.",
+)
+
+
+def examine(options: dict[str, Any], *, as_json: bool) -> bool:
+    """Print a report; return whether the model scores here."""
+    report = _report(options)
+    console = Console()
+    if as_json:
+        console.print_json(json.dumps(report))
+    else:
+        _show(report, console)
+    return bool(report["works"])
+
+
+def _report(options: dict[str, Any]) -> dict[str, Any]:
+    report: dict[str, Any] = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "gpus": _gpus(),
+        "packages": {name: _installed(name, extra) for name, extra in _PACKAGES.items()},
+        "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith("RERANK_")},
+        "offline": os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"},
+    }
+    return report | _try(options)
+
+
+def _try(options: dict[str, Any]) -> dict[str, Any]:
+    """Load the model and score two passages whose order is beyond doubt."""
+    from rerank_plugins.scoring.cross_encoder import CrossEncoderScorer
+
+    try:
+        with CrossEncoderScorer(**options) as scorer:
+            scores = scorer.score(_QUESTION, _PASSAGES).tolist()
+            return {"works": True, "model": asdict(scorer.info), "self_check": _judge(scores)}
+    except RerankError as error:
+        return {"works": False, "error": f"{type(error).__name__}: {error}"}
+
+
+def _judge(scores: list[float]) -> dict[str, Any]:
+    return {
+        "wrong_passage": scores[0],
+        "right_passage": scores[1],
+        "ordered": scores[1] > scores[0],
+    }
+
+
+def _installed(name: str, extra: str | None) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return f'not installed: pip install "rerank-plugins[{extra}]"' if extra else "not installed"
+
+
+def _gpus() -> list[str]:
+    import torch
+
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+
+
+def _show(report: dict[str, Any], console: Console) -> None:
+    table = Table(show_header=False, box=None)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+
+    def add(name: str, value: object) -> None:
+        table.add_row(name, escape(str(value)))
+
+    add("python", f"{report['python']} on {report['platform']}, {report['cores']} cores")
+    add("GPUs", ", ".join(report["gpus"]) or "none that torch sees")
+    for name, found in report["packages"].items():
+        add(name, found)
+    add(
+        "hub",
+        "offline (HF_HUB_OFFLINE)" if report["offline"] else "asked when a model is not cached",
+    )
+    for name, value in report["environment"].items():
+        add(name, value)
+    if report["works"]:
+        model = report["model"]
+        for name, value in model.items():
+            if name != "reasons":
+                add(name, f"{value / 1e6:.1f} MB" if name == "memory" else value)
+        for name, reason in model["reasons"].items():
+            add(f"why {name}", reason)
+        check = report["self_check"]
+        verdict = "the right passage first" if check["ordered"] else "THE WRONG PASSAGE FIRST"
+        logits = f"{check['right_passage']:.2f} against {check['wrong_passage']:.2f}"
+        add("self check", f"{verdict} (logits {logits})")
+    else:
+        add("cannot score", report["error"])
+    console.print(table)

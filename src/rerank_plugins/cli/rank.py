@@ -1,0 +1,117 @@
+"""Rerank topics and write the rankings."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from rerank_plugins._adapters import lazy_reranker
+from rerank_plugins.cli.formats import Topic
+from rerank_plugins.cli.options import OutputFormat
+from rerank_plugins.ranking import RankedDocument, Ranking
+
+__all__ = ["rerank_topics", "show_table"]
+
+
+def rerank_topics(
+    topics: list[Topic],
+    *,
+    output: Path | None,
+    to: OutputFormat | None,
+    run_name: str,
+    scorer_options: dict[str, Any],
+    rerank_options: dict[str, Any],
+) -> None:
+    """Rerank each topic and write the rankings to a file or to stdout."""
+    if to is None:
+        on_terminal = output is None and sys.stdout.isatty()
+        to = OutputFormat.table if on_terminal else OutputFormat.jsonl
+    lazy = lazy_reranker(scorer_options | rerank_options)
+    with lazy.get() as reranker, _open(output) as file:
+        for topic in _with_progress(topics):
+            ranking = reranker.rank(topic.query, [text for _, text in topic.documents])
+            if to is OutputFormat.table:
+                show_table(topic, ranking, Console(file=file))
+            else:
+                write = _to_jsonl if to is OutputFormat.jsonl else _to_trec
+                file.writelines(write(topic, ranking, run_name))
+
+
+def show_table(topic: Topic, ranking: Ranking, console: Console) -> None:
+    """Print a ranking for people."""
+    table = Table(title=topic.query, title_justify="left")
+    for heading in ("rank", "was", "id", ranking.scale, "passage"):
+        table.add_column(heading, justify="left" if heading in {"id", "passage"} else "right")
+    for rank, ranked in enumerate(ranking, start=1):
+        docid, text = topic.documents[ranked.index]
+        cut = " [dim](cut)[/dim]" if ranked.truncated else ""
+        table.add_row(
+            *(str(rank), str(ranked.index + 1), _plain(docid), f"{ranked.score:.4f}"),
+            _plain(text[:160]) + cut,
+        )
+    console.print(table)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _rows(topic: Topic, ranking: Ranking) -> Iterator[tuple[int, str, RankedDocument]]:
+    for rank, ranked in enumerate(ranking, start=1):
+        yield rank, topic.documents[ranked.index][0], ranked
+
+
+def _to_jsonl(topic: Topic, ranking: Ranking, _: str) -> Iterator[str]:
+    for rank, docid, ranked in _rows(topic, ranking):
+        row = {
+            "qid": topic.id,
+            "query": topic.query,
+            "id": docid,
+            "rank": rank,
+            "score": ranked.score,
+            "logit": ranked.logit,
+            "index": ranked.index,
+            "truncated": ranked.truncated,
+            "text": ranked.text,
+        }
+        yield json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _to_trec(topic: Topic, ranking: Ranking, run_name: str) -> Iterator[str]:
+    """Write `qid Q0 docid rank score tag`.
+
+    The score is the logit, since a probability may saturate. Evaluators order by score and break ties by
+    id, so equal logits are told apart by the smallest step a float has: the file keeps our order.
+    """
+    import numpy as np
+
+    above = np.inf
+    for rank, docid, ranked in _rows(topic, ranking):
+        score = min(float(ranked.logit or 0.0), float(np.nextafter(np.float64(above), -np.inf)))
+        above = score
+        yield f"{topic.id or '1'} Q0 {docid} {rank} {score!r} {run_name}\n"
+
+
+@contextmanager
+def _open(output: Path | None) -> Iterator[TextIO]:
+    if output is None:
+        yield sys.stdout
+        return
+    with output.open("w", encoding="utf-8") as file:
+        yield file
+
+
+def _with_progress(topics: list[Topic]) -> Iterable[Topic]:
+    """Show a bar on a terminal, for work long enough to want one."""
+    console = Console(stderr=True)
+    if len(topics) < 2 or not console.is_terminal:
+        return topics
+    return track(topics, description="reranking", console=console)

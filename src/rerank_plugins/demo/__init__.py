@@ -1,0 +1,1 @@
+"""Passages and queries written for this project, to show reranking without a network."""
