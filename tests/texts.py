@@ -2,11 +2,53 @@
 
 import random
 
-WORDS = (
-    "the of and in to a is for on that by with as from at it an are was be river bank loan "
-    "python memory allocation tomato garden Zürich naïve café 東京 42 3.14 e-mail foo_bar don't "
-    "cross-encoder reranking antidisestablishmentarianism xqzzv HTTP/2 $9.99 😀 Ωmega"
-).split()
+WORDS = [
+    "the",
+    "of",
+    "and",
+    "in",
+    "to",
+    "a",
+    "is",
+    "for",
+    "on",
+    "that",
+    "by",
+    "with",
+    "as",
+    "from",
+    "at",
+    "it",
+    "an",
+    "are",
+    "was",
+    "be",
+    "river",
+    "bank",
+    "loan",
+    "python",
+    "memory",
+    "allocation",
+    "tomato",
+    "garden",
+    "Zürich",
+    "naïve",
+    "café",
+    "東京",
+    "42",
+    "3.14",
+    "e-mail",
+    "foo_bar",
+    "don't",
+    "cross-encoder",
+    "reranking",
+    "antidisestablishmentarianism",
+    "xqzzv",
+    "HTTP/2",
+    "$9.99",
+    "😀",
+    "Ωmega",
+]
 
 
 def make_text(words: int, seed: int = 0) -> str:

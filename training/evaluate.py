@@ -20,9 +20,7 @@ from rerank_plugins import CrossEncoderScorer
 
 logger = logging.getLogger("evaluate")
 
-Hits = dict[
-    str, tuple[str, list[tuple[str, str]]]
-]  # query id -> query, (document id, text) in order
+Hits = dict[str, tuple[str, list[tuple[str, str]]]]  # query id -> query, (document id, text) in order
 
 
 def trec(data: Path, track: str) -> tuple[Hits, list[ir_measures.Qrel]]:
@@ -49,10 +47,9 @@ def scifact(data: Path) -> tuple[Hits, list[ir_measures.Qrel]]:
     texts = [f"{row['title']} {row['text']}" for row in corpus]
     retriever = bm25s.BM25()
     retriever.index(bm25s.tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
-    queries = [json.loads(line) for line in (folder / "queries.test.jsonl").open()]
-    tokens = bm25s.tokenize(
-        [query["text"] for query in queries], stopwords="en", show_progress=False
-    )
+    lines = (folder / "queries.test.jsonl").read_text().splitlines()
+    queries = [json.loads(line) for line in lines]
+    tokens = bm25s.tokenize([query["text"] for query in queries], stopwords="en", show_progress=False)
     found, _ = retriever.retrieve(tokens, k=100, show_progress=False)
     hits = {
         query["_id"]: (query["text"], [(corpus[i]["_id"], texts[i]) for i in ranks])
@@ -67,9 +64,7 @@ def measure(qrels: list[ir_measures.Qrel], run: Iterable[ScoredDoc]) -> float:
     return round(ir_measures.calc_aggregate([nDCG @ 10], qrels, run)[nDCG @ 10], 4)
 
 
-def compare(
-    scorer: CrossEncoderScorer, hits: Hits, qrels: list[ir_measures.Qrel]
-) -> dict[str, Any]:
+def compare(scorer: CrossEncoderScorer, hits: Hits, qrels: list[ir_measures.Qrel]) -> dict[str, Any]:
     """Return nDCG@10 of the first stage and of the reranked hits."""
     judged = {qrel.query_id for qrel in qrels}
     before, after = [], []

@@ -102,9 +102,7 @@ def calibrate(model: Path, groups: list[dict[str, object]]) -> tuple[float, floa
 
 def main(
     model: Annotated[Path, typer.Option(help="Output of train.py.")] = Path("training/work/model"),
-    groups: Annotated[Path, typer.Option(help="Output of prepare.py.")] = Path(
-        "training/work/groups.jsonl"
-    ),
+    groups: Annotated[Path, typer.Option(help="Output of prepare.py.")] = Path("training/work/groups.jsonl"),
     output: Annotated[Path, typer.Option(help="Folder that ships.")] = Path(
         "src/rerank_plugins/bundled/model"
     ),

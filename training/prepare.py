@@ -23,9 +23,52 @@ logger = logging.getLogger("prepare")
 
 WINDOW = 80  # words of a passage; MS MARCO passages have 56 on average
 NEGATIVES = 8
-STOP_WORDS = set(
-    "a an the is are was were be been do does did of in on at to for from by with and or that this "
-    "it its what which who whom whose when where why how many much can could should would will".split()
+STOP_WORDS = frozenset(
+    [
+        "a",
+        "an",
+        "the",
+        "is",
+        "are",
+        "was",
+        "were",
+        "be",
+        "been",
+        "do",
+        "does",
+        "did",
+        "of",
+        "in",
+        "on",
+        "at",
+        "to",
+        "for",
+        "from",
+        "by",
+        "with",
+        "and",
+        "or",
+        "that",
+        "this",
+        "it",
+        "its",
+        "what",
+        "which",
+        "who",
+        "whom",
+        "whose",
+        "when",
+        "where",
+        "why",
+        "how",
+        "many",
+        "much",
+        "can",
+        "could",
+        "should",
+        "would",
+        "will",
+    ]
 )
 
 
@@ -40,9 +83,10 @@ class Example:
 
 def read_lines(path: Path) -> Iterator[Any]:
     """Yield the objects of a gzipped or plain JSONL file."""
-    opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
-    with opened as lines:
-        yield from map(json.loads, lines)
+    raw = path.read_bytes()
+    text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
+    # Not splitlines(): texts may hold line separators of other kinds.
+    yield from (json.loads(line) for line in text.split("\n") if line)
 
 
 def window(text: str, answer: str | None = None) -> str:
@@ -147,9 +191,7 @@ def mine(examples: list[Example], rng: random.Random) -> list[dict[str, Any]]:
     """Give each example negatives from BM25's top ranks over its source's passages."""
     passages = list(dict.fromkeys(example.passage for example in examples))
     retriever = bm25s.BM25()
-    retriever.index(
-        bm25s.tokenize(passages, stopwords="en", show_progress=False), show_progress=False
-    )
+    retriever.index(bm25s.tokenize(passages, stopwords="en", show_progress=False), show_progress=False)
     queries = bm25s.tokenize([e.query for e in examples], stopwords="en", show_progress=False)
     found, _ = retriever.retrieve(queries, k=min(40, len(passages)), show_progress=False)
     groups = []
@@ -166,16 +208,12 @@ def mine(examples: list[Example], rng: random.Random) -> list[dict[str, Any]]:
         chosen = candidates[:5] + rng.sample(candidates[5:], min(3, len(candidates[5:])))
         if len(chosen) >= 4:
             query = vary(example.query, rng)
-            groups.append(
-                {"query": query, "positive": example.passage, "negatives": chosen[:NEGATIVES]}
-            )
+            groups.append({"query": query, "positive": example.passage, "negatives": chosen[:NEGATIVES]})
     return groups
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Folder with train/ and scifact/.")] = Path(
-        "../shared/data"
-    ),
+    data: Annotated[Path, typer.Option(help="Folder with train/ and scifact/.")] = Path("../shared/data"),
     output: Annotated[Path, typer.Option(help="Where to write the groups.")] = Path(
         "training/work/groups.jsonl"
     ),

@@ -74,17 +74,13 @@ def batches(groups: list[dict[str, Any]], seed: int) -> Iterator[list[dict[str, 
     while True:
         rng.shuffle(groups)
         for start in range(0, len(groups), GROUPS_PER_STEP * 16):
-            pool = sorted(
-                groups[start : start + GROUPS_PER_STEP * 16], key=lambda g: len(g["positive"])
-            )
+            pool = sorted(groups[start : start + GROUPS_PER_STEP * 16], key=lambda g: len(g["positive"]))
             steps = [pool[i : i + GROUPS_PER_STEP] for i in range(0, len(pool), GROUPS_PER_STEP)]
             rng.shuffle(steps)
             yield from steps
 
 
-def encode(
-    tokenizer: Tokenizer, step: list[dict[str, Any]], rng: random.Random
-) -> dict[str, Tensor]:
+def encode(tokenizer: Tokenizer, step: list[dict[str, Any]], rng: random.Random) -> dict[str, Tensor]:
     """Return tensors of [groups * (1 + NEGATIVES), tokens], each group's positive first."""
     pairs = [
         (group["query"], passage)
@@ -107,14 +103,8 @@ def loss_of(model: BertForSequenceClassification, inputs: dict[str, Tensor]) -> 
 
 def make_optimizer(model: BertForSequenceClassification) -> torch.optim.Optimizer:
     """Return AdamW with a higher rate for the new head."""
-    body = [
-        p for n, p in model.named_parameters() if p.requires_grad and n.startswith("bert.encoder")
-    ]
-    head = [
-        p
-        for n, p in model.named_parameters()
-        if p.requires_grad and not n.startswith("bert.encoder")
-    ]
+    body = [p for n, p in model.named_parameters() if p.requires_grad and n.startswith("bert.encoder")]
+    head = [p for n, p in model.named_parameters() if p.requires_grad and not n.startswith("bert.encoder")]
     return torch.optim.AdamW(
         [
             {"params": body, "lr": BODY_RATE, "base": BODY_RATE},
@@ -125,12 +115,8 @@ def make_optimizer(model: BertForSequenceClassification) -> torch.optim.Optimize
 
 
 def main(
-    groups: Annotated[Path, typer.Option(help="Output of prepare.py.")] = Path(
-        "training/work/groups.jsonl"
-    ),
-    output: Annotated[Path, typer.Option(help="Folder of checkpoint and model.")] = Path(
-        "training/work"
-    ),
+    groups: Annotated[Path, typer.Option(help="Output of prepare.py.")] = Path("training/work/groups.jsonl"),
+    output: Annotated[Path, typer.Option(help="Folder of checkpoint and model.")] = Path("training/work"),
     minutes: Annotated[float, typer.Option(help="Time budget over all runs.")] = 60.0,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 1,
@@ -142,7 +128,9 @@ def main(
     model, folder = start_model()
     tokenizer = load_tokenizer(folder)
     optimizer = make_optimizer(model)
-    rows = [json.loads(line) for line in groups.open()][256:]  # the first 256 are held out
+    rows = [json.loads(line) for line in groups.read_text().split("\n") if line][
+        256:
+    ]  # the first 256 are held out
     clock, step = Clock(minutes * 60), 0
     checkpoint = output / "checkpoint.pt"
     if checkpoint.exists():
@@ -166,9 +154,7 @@ def main(
         average += 0.02 * (loss.item() - average)
         if step % 25 == 0:
             pairs = step * GROUPS_PER_STEP * (1 + NEGATIVES)
-            logger.info(
-                "%5.1f%% step %d pairs %d loss %.4f", 100 * clock.share, step, pairs, average
-            )
+            logger.info("%5.1f%% step %d pairs %d loss %.4f", 100 * clock.share, step, pairs, average)
         done = clock.share >= 1
         if done or time.monotonic() - saved > CHECKPOINT_SECONDS:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}

@@ -61,7 +61,5 @@ def check_pairs(pairs: Iterable[Any]) -> list[tuple[str, str]]:
         if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
             msg = f"pairs[{i}] must be (query, document), but got {shorten(pair)}"
             raise InvalidTypeError(msg)
-        checked.append(
-            (_check_text(pair[0], f"pairs[{i}][0]"), _check_text(pair[1], f"pairs[{i}][1]"))
-        )
+        checked.append((_check_text(pair[0], f"pairs[{i}][0]"), _check_text(pair[1], f"pairs[{i}][1]")))
     return checked

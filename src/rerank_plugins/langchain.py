@@ -27,14 +27,12 @@ except ImportError as error:
 __all__ = ["CrossEncoderRerank"]
 
 
-class CrossEncoderRerank(
-    BaseDocumentCompressor, RunnableSerializable[dict[str, Any], list[Document]]
-):
+class CrossEncoderRerank(BaseDocumentCompressor, RunnableSerializable[dict[str, Any], list[Document]]):
     """Rerank documents with a cross-encoder.
 
     None means "not given" for every setting: then `RERANK_*` variables and the defaults of
-    `ScorerSettings` and `RerankSettings` apply, which document them. The model loads on first use. Scored is
-    `page_content`. The results are copies that keep id, type and metadata, best first, with the score
+    `ScorerSettings` and `RerankSettings` apply, which document them. The model loads on first use.
+    Scored is `page_content`. The results are copies that keep id, type and metadata, best first, the score
     in `metadata[score_key]`; a value that was there before moves to `previous_<score_key>`.
 
     Attributes:
@@ -144,9 +142,9 @@ class CrossEncoderRerank(
 
     def invoke(
         self,
-        input: dict[str, Any],
+        input: dict[str, Any],  # noqa: A002 - LangChain's name
         config: RunnableConfig | None = None,
-        **kwargs: Any,  # noqa: A002
+        **kwargs: Any,
     ) -> list[Document]:
         """Rerank `{"documents": [...], "query": "..."}`.
 
@@ -157,9 +155,9 @@ class CrossEncoderRerank(
 
     async def ainvoke(
         self,
-        input: dict[str, Any],
+        input: dict[str, Any],  # noqa: A002 - LangChain's name
         config: RunnableConfig | None = None,
-        **kwargs: Any,  # noqa: A002
+        **kwargs: Any,
     ) -> list[Document]:
         """Rerank like `invoke`, without blocking the event loop."""
         return await self._acall_with_config(self._arank, input, config, run_type="chain", **kwargs)

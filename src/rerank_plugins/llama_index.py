@@ -15,10 +15,10 @@ from rerank_plugins.settings import Dtype, EngineName, OnError, Scale, describe
 
 try:
     from llama_index.core.callbacks import CBEventType, EventPayload
-    from llama_index.core.instrumentation import get_dispatcher
     from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
     from llama_index.core.postprocessor.types import BaseNodePostprocessor
     from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
+    from llama_index_instrumentation import get_dispatcher
 except ImportError as error:
     raise missing_extra("llama-index", error) from error
 
@@ -35,8 +35,8 @@ class CrossEncoderRerank(BaseNodePostprocessor):
     """Rerank nodes with a cross-encoder.
 
     None means "not given" for every setting: then `RERANK_*` variables and the defaults of
-    `ScorerSettings` and `RerankSettings` apply, which document them. The model loads on first use. The results
-    are new `NodeWithScore` objects, best first; the given ones and their nodes stay as they are.
+    `ScorerSettings` and `RerankSettings` apply, which document them. The model loads on first use.
+    The results are new `NodeWithScore` objects, best first; the given ones and their nodes stay as they are.
 
     Attributes:
         model: Hub id, local folder or `"bundled"`.
@@ -137,9 +137,7 @@ class CrossEncoderRerank(BaseNodePostprocessor):
     def _to_nodes(self, nodes: Sequence[NodeWithScore], ranking: Ranking) -> list[NodeWithScore]:
         return [self._to_node(nodes[ranked.index], ranked, ranking) for ranked in ranking]
 
-    def _to_node(
-        self, source: NodeWithScore, ranked: RankedDocument, ranking: Ranking
-    ) -> NodeWithScore:
+    def _to_node(self, source: NodeWithScore, ranked: RankedDocument, ranking: Ranking) -> NodeWithScore:
         if not ranking.reranked:
             marks = dict(zip(NOT_RERANKED, (False, ranking.reason), strict=True))
             return NodeWithScore(node=_annotate(source.node, marks), score=source.score)
@@ -156,7 +154,7 @@ class CrossEncoderRerank(BaseNodePostprocessor):
         top_n = len(nodes) if self._lazy.settings.top_k is None else self._lazy.settings.top_k
         call = _Announced()
         dispatcher.event(ReRankStartEvent(query=query, nodes=nodes, top_n=top_n, model_name=model))
-        payload = {
+        payload: dict[str, Any] = {
             EventPayload.NODES: nodes,
             EventPayload.MODEL_NAME: model,
             EventPayload.QUERY_STR: query,

@@ -7,9 +7,9 @@ cut to `top_k`.
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from enum import Enum
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +84,7 @@ class Reranker:
             )
             raise InvalidInputError(msg)
         self.scorer = scorer
-        base = settings if settings is not None else RerankSettings()
+        base = settings if settings is not None else RerankSettings(**{})
         self.settings = _override(
             base, given(top_k=top_k, min_score=min_score, scale=scale, on_error=on_error)
         )
@@ -169,7 +169,7 @@ class Reranker:
 
 def _override(settings: RerankSettings, changes: dict[str, Any]) -> RerankSettings:
     """Return validated settings with `changes` applied."""
-    return RerankSettings(**{**settings.model_dump(), **changes}) if changes else settings
+    return type(settings)(**{**settings.model_dump(), **changes}) if changes else settings
 
 
 def _score(scorer: Scorer, query: str, documents: list[str]) -> Scores:
@@ -244,9 +244,7 @@ class _Call:
             RankedDocument(i, score=None, logit=None, text=text, truncated=False, tokens=0)
             for i, text in enumerate(self.documents[: self.settings.top_k])
         )
-        return Ranking(
-            kept, self._stats(None), self.settings.scale, reranked=False, reason=str(error)
-        )
+        return Ranking(kept, self._stats(None), self.settings.scale, reranked=False, reason=str(error))
 
     def _stats(self, scores: Scores | None) -> RankingStats:
         cost: dict[str, Any] = {}
@@ -260,9 +258,7 @@ class _Call:
                 "compute_ms": scores.compute_ms,
             }
         if self.info is not None:
-            cost |= {
-                name: getattr(self.info, name) for name in ("model", "device", "dtype", "engine")
-            }
+            cost |= {name: getattr(self.info, name) for name in ("model", "device", "dtype", "engine")}
         return RankingStats(
             documents=len(self.documents),
             total_ms=(time.perf_counter() - self.started) * 1000,

@@ -53,9 +53,7 @@ def rank(
     ] = None,
     run_name: Annotated[str, typer.Option(help="Last column of a TREC run.")] = "rerank-plugins",
     top_k: Annotated[int | None, typer.Option(help="Documents to keep a query.")] = None,
-    min_score: Annotated[
-        float | None, typer.Option(help="Lowest score to keep, inclusive.")
-    ] = None,
+    min_score: Annotated[float | None, typer.Option(help="Lowest score to keep, inclusive.")] = None,
     scale: Annotated[str | None, typer.Option(help="probability or logit.")] = None,
     model: Model = None,
     revision: Annotated[str | None, typer.Option(help="Commit, branch or tag on the hub.")] = None,
@@ -125,9 +123,7 @@ def doctor(
 
 @app.command()
 def demo(
-    queries: Annotated[
-        int | None, typer.Option(help="Show only the first N queries.", min=1)
-    ] = None,
+    queries: Annotated[int | None, typer.Option(help="Show only the first N queries.", min=1)] = None,
     model: Annotated[str, typer.Option("--model", "-m", help="Model to rerank with.")] = "bundled",
     top_k: Annotated[int, typer.Option(help="Passages to show a side.", min=1)] = 3,
 ) -> None:

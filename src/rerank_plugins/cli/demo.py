@@ -53,15 +53,11 @@ def run_demo(*, queries: int | None, model: str, top_k: int) -> None:
     passages, questions = load_passages(), load_queries()[:queries]
     retrieved = _retrieve(passages, questions)
     started = time.perf_counter()
-    bundled_only = True if model == "bundled" else None
-    with CrossEncoderScorer(
-        model, **({"local_files_only": True} if bundled_only else {})
-    ) as scorer:
+    with CrossEncoderScorer(model) as scorer:
         loaded = time.perf_counter() - started
         reranker = Reranker(scorer)
         outcomes = [
-            _rerank(reranker, query, found)
-            for query, found in zip(questions, retrieved, strict=True)
+            _rerank(reranker, query, found) for query, found in zip(questions, retrieved, strict=True)
         ]
         for outcome in outcomes:
             console.print(_table(outcome, top_k))

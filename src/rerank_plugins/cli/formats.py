@@ -47,12 +47,7 @@ def read_topics(path: Path | None, query: str | None, form: InputFormat) -> list
         return list(_read_hits(name, text))
     if query is None:
         raise InvalidInputError("a query must be given with --query for passages of this format")
-    lines = list(enumerate(text.splitlines(), start=1))
-    documents = [
-        _read_line(line, f"{name}:{number}", str(number), form)
-        for number, line in lines
-        if line.strip()
-    ]
+    documents = [_read_line(line, f"{name}:{number}", str(number), form) for number, line in _lines(text)]
     return [Topic(None, query, documents)]
 
 
@@ -67,19 +62,15 @@ def read_run(queries: Path | None, passages: Path | None, run: Path | None) -> l
     query_texts = dict(_read_texts(queries))
     passage_texts = dict(_read_texts(passages))
     topics: dict[str, list[tuple[int, str]]] = {}
-    for number, line in enumerate(_read(run).splitlines(), start=1):
+    for number, line in _lines(_read(run)):
         fields = line.split()
-        if not fields:
-            continue
         if len(fields) != 6 or not fields[3].isdigit():
             msg = f"{run}:{number} must be 'qid Q0 docid rank score tag', but got {shorten(line)}"
             raise InvalidInputError(msg)
         qid, _, docid, rank, _, _ = fields
         for known, key, file in ((query_texts, qid, queries), (passage_texts, docid, passages)):
             if key not in known:
-                msg = (
-                    f"{run}:{number} names {key!r}, which must have a text in {file}, but has none"
-                )
+                msg = f"{run}:{number} names {key!r}, which must have a text in {file}, but has none"
                 raise InvalidInputError(msg)
         topics.setdefault(qid, []).append((int(rank), docid))
     return [
@@ -101,6 +92,13 @@ def _read(path: Path) -> str:
         raise InvalidInputError(msg) from error
 
 
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield numbered lines that are not blank; not `splitlines()`, which also splits at U+2028 and such."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, line.removesuffix("\r")
+
+
 def _guess(name: str, text: str) -> InputFormat:
     """Tell the format from the name, and from the first character where that says nothing."""
     suffixes = {suffix for suffix in Path(name).suffixes if suffix != ".gz"}
@@ -111,7 +109,7 @@ def _guess(name: str, text: str) -> InputFormat:
         return InputFormat.hits
     if ".jsonl" in suffixes or start == "{":
         return InputFormat.jsonl
-    first = next((line for line in text.splitlines() if line.strip()), "")
+    _, first = next(_lines(text), (0, ""))
     return InputFormat.tsv if first.count("\t") == 1 else InputFormat.lines
 
 
@@ -130,9 +128,7 @@ def _read_line(line: str, place: str, number: str, form: InputFormat) -> tuple[s
         return number, row
     text = _first(row, _TEXT_KEYS)
     if not isinstance(text, str):
-        msg = (
-            f"{place} must have a text under one of {', '.join(_TEXT_KEYS)}, but got {shorten(row)}"
-        )
+        msg = f"{place} must have a text under one of {', '.join(_TEXT_KEYS)}, but got {shorten(row)}"
         raise InvalidInputError(msg)
     docid = _first(row, _ID_KEYS)
     return number if docid is None else str(docid), text
@@ -155,9 +151,8 @@ def _first(row: Any, keys: tuple[str, ...]) -> Any:
 def _read_texts(path: Path) -> Iterator[tuple[str, str]]:
     text = _read(path)
     form = _guess(str(path), text)
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            yield _read_line(line, f"{path}:{number}", str(number), form)
+    for number, line in _lines(text):
+        yield _read_line(line, f"{path}:{number}", str(number), form)
 
 
 def _read_hits(name: str, text: str) -> Iterator[Topic]:

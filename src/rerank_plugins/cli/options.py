@@ -1,11 +1,11 @@
 """Values that options take."""
 
-from enum import Enum
+from enum import StrEnum
 
 __all__ = ["InputFormat", "OutputFormat"]
 
 
-class InputFormat(str, Enum):
+class InputFormat(StrEnum):
     """How passages are written."""
 
     auto = "auto"
@@ -15,7 +15,7 @@ class InputFormat(str, Enum):
     hits = "hits"
 
 
-class OutputFormat(str, Enum):
+class OutputFormat(StrEnum):
     """How rankings are written."""
 
     jsonl = "jsonl"

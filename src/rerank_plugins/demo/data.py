@@ -38,4 +38,4 @@ def load_queries() -> list[Query]:
 
 def _rows(name: str) -> list[dict[str, Any]]:
     text = (files("rerank_plugins.demo") / name).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    return [json.loads(line) for line in text.split("\n") if line]

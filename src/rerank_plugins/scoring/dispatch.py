@@ -100,9 +100,7 @@ class Worker:
             )
         with self._wake:
             if self._closed:
-                raise ScorerClosedError(
-                    "the scorer must be open, but it was closed; make a new one"
-                )
+                raise ScorerClosedError("the scorer must be open, but it was closed; make a new one")
             self._waiting.append(job)
             self._wake.notify()
         return job.future
@@ -116,9 +114,7 @@ class Worker:
             self._wake.notify()
         for job in waiting:
             if job.future.set_running_or_notify_cancel():
-                job.future.set_exception(
-                    ScorerClosedError("the scorer was closed while this waited")
-                )
+                job.future.set_exception(ScorerClosedError("the scorer was closed while this waited"))
         # Garbage collection may close a scorer from any thread, from this one too.
         if threading.current_thread() is not self._thread:
             self._thread.join()

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
-from tokenizers.implementations import BertWordPieceTokenizer
+from tokenizers.implementations import BertWordPieceTokenizer  # type: ignore[attr-defined]
 from torch import Tensor
 
 from rerank_plugins.errors import ModelError, ModelFormatError, ModelNotFoundError
@@ -154,7 +154,7 @@ def _locate(settings: ScorerSettings) -> tuple[str, str | None, Path]:
 def _fetch(name: str, revision: str | None, settings: ScorerSettings) -> Path:
     """Return the folder of a hub model, from the cache or the hub."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     def snapshot(*patterns: str) -> Path:
         return Path(
@@ -188,7 +188,7 @@ def _not_found(name: str, revision: str | None, settings: ScorerSettings, error:
         f"or on the hub, but there is no folder {Path(settings.model).expanduser().absolute()}, "
         f"the cache {cache} does not hold it, and the hub "
         + ("was not asked (offline mode)" if offline else "could not provide it")
-        + f" [{type(error).__name__}: {str(error).splitlines()[0]}]. Ways out: download it once with "
+        + f" [{type(error).__name__}: {next(iter(str(error).splitlines()), "")}]. Ways out: download it once with "
         f"network (`hf download {name}`) and set local_files_only=True; give the path of a folder "
         'with its files; or use model="bundled", which needs no network'
     )
@@ -234,7 +234,7 @@ def _load_tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
     if (folder / "tokenizer.json").is_file():
         try:
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # tokenizers raises bare Exception  # noqa: BLE001
+        except Exception as error:  # tokenizers raises bare Exception
             msg = f"{folder / 'tokenizer.json'} cannot be read: {error}"
             raise ModelFormatError(msg) from error
     elif config.get("model_type") == "bert" and (folder / "vocab.txt").is_file():
@@ -269,7 +269,7 @@ def _wordpiece(folder: Path) -> Tokenizer:
             strip_accents=options.get("strip_accents"),
             handle_chinese_chars=options.get("tokenize_chinese_chars", True),
         )
-    except Exception as error:  # tokenizers raises bare Exception  # noqa: BLE001
+    except Exception as error:  # tokenizers raises bare Exception
         msg = f"{folder / 'vocab.txt'} is no WordPiece vocabulary: {error}"
         raise ModelFormatError(msg) from error
     return Tokenizer.from_str(built.to_str())

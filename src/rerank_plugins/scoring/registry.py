@@ -56,7 +56,7 @@ _guard = threading.RLock()
 
 def _forget() -> None:
     """Start afresh in a forked child: threads do not survive a fork."""
-    global _guard  # noqa: PLW0603 - another thread may have held it when the process forked
+    global _guard
     _guard = threading.RLock()
     _entries.clear()
 
@@ -165,9 +165,7 @@ def _limit(wanted: int | None, possible: int) -> int:
     return wanted or possible
 
 
-def _make_engine(
-    settings: ScorerSettings, found: ModelFiles, device: torch.device
-) -> tuple[Engine, str]:
+def _make_engine(settings: ScorerSettings, found: ModelFiles, device: torch.device) -> tuple[Engine, str]:
     """Return the engine that settings ask for, and why this one."""
     unsupported = BertConfig.why_unsupported(found.config)
     dtype = getattr(torch, settings.dtype)

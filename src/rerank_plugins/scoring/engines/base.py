@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rerank_plugins.scoring.pairs import EncodedPairs
 
-__all__ = ["Engine", "PaddedBatch", "pad"]
+__all__ = ["Engine", "PaddedBatch", "free_cached_memory", "pad"]
 
 
 class Engine(Protocol):
@@ -50,9 +50,7 @@ class PaddedBatch:
     mask: Tensor | None
 
 
-def pad(
-    pairs: EncodedPairs, indices: NDArray[np.int64], device: torch.device, pad_id: int
-) -> PaddedBatch:
+def pad(pairs: EncodedPairs, indices: NDArray[np.int64], device: torch.device, pad_id: int) -> PaddedBatch:
     """Gather pairs into one padded batch on `device`, without a Python loop over documents."""
     lengths = pairs.lengths[indices]
     position = np.arange(lengths.max())
@@ -75,3 +73,9 @@ def _to_device(array: NDArray[np.generic], device: torch.device) -> Tensor:
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor
+
+
+def free_cached_memory() -> None:
+    """Give the device memory that torch keeps for later back to the driver; nothing on CPU."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rerank_plugins.errors import ModelFormatError
-from rerank_plugins.scoring.engines.base import PaddedBatch, pad
+from rerank_plugins.scoring.engines.base import PaddedBatch, free_cached_memory, pad
 from rerank_plugins.scoring.pairs import EncodedPairs
 
 __all__ = ["BertConfig", "BertEngine"]
@@ -126,15 +126,13 @@ class _Layer:
             x = x[:, :1]
         else:
             q, k, v = self.qkv(x).chunk(3, dim=-1)
-        mixed = F.scaled_dot_product_attention(
-            self._split(q), self._split(k), self._split(v), attn_mask=mask
-        )
+        mixed = F.scaled_dot_product_attention(self._split(q), self._split(k), self._split(v), attn_mask=mask)
         x = self.attention_norm(x + self.out(mixed.transpose(1, 2).flatten(2)))
         return self.output_norm(x + self.down(self.activation(self.up(x))))
 
     def _split(self, x: Tensor) -> Tensor:
         """[batch, length, hidden] to [batch, heads, length, head size]."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class BertEngine:
@@ -188,8 +186,7 @@ class BertEngine:
     def close(self) -> None:
         """Free the weights, and give cached device memory back."""
         self.__dict__.clear()
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        free_cached_memory()
 
     def _encode(self, batch: PaddedBatch) -> Tensor:
         """Return [batch, hidden], the last hidden state of [CLS]."""
@@ -219,9 +216,7 @@ def _count_bytes(part: object) -> int:
 class _WeightReader:
     """Takes weights out by name, checked, onto the device."""
 
-    def __init__(
-        self, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> None:
         self._weights = weights
         self._device = device
         self._dtype = dtype
@@ -237,9 +232,7 @@ class _WeightReader:
         return found.to(self._device, self._dtype)
 
     def linear(self, name: str, rows: int, columns: int) -> _Linear:
-        return _Linear(
-            self.tensor(f"{name}.weight", rows, columns), self.tensor(f"{name}.bias", rows)
-        )
+        return _Linear(self.tensor(f"{name}.weight", rows, columns), self.tensor(f"{name}.bias", rows))
 
     def norm(self, name: str, size: int, eps: float) -> _Norm:
         return _Norm(self.tensor(f"{name}.weight", size), self.tensor(f"{name}.bias", size), eps)
@@ -247,13 +240,10 @@ class _WeightReader:
     def layer(self, name: str, c: BertConfig) -> _Layer:
         hidden = c.hidden_size
         parts = [
-            self.linear(f"{name}attention.self.{part}", hidden, hidden)
-            for part in ("query", "key", "value")
+            self.linear(f"{name}attention.self.{part}", hidden, hidden) for part in ("query", "key", "value")
         ]
         return _Layer(
-            qkv=_Linear(
-                torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
-            ),
+            qkv=_Linear(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])),
             out=self.linear(f"{name}attention.output.dense", hidden, hidden),
             attention_norm=self.norm(f"{name}attention.output.LayerNorm", hidden, c.eps),
             up=self.linear(f"{name}intermediate.dense", c.intermediate_size, hidden),

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from rerank_plugins.errors import MissingExtraError, ModelFormatError
-from rerank_plugins.scoring.engines.base import pad
+from rerank_plugins.scoring.engines.base import free_cached_memory, pad
 from rerank_plugins.scoring.pairs import EncodedPairs
 
 __all__ = ["TransformersEngine"]
@@ -60,17 +60,14 @@ class TransformersEngine:
     def close(self) -> None:
         """Free the weights, and give cached device memory back."""
         self.__dict__.clear()
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        free_cached_memory()
 
 
 def _with_float32_head(model: Any) -> Any:
     """Turn every module beside the body to float32, its inputs with it."""
 
     def cast(_: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(
-            x.float() if torch.is_tensor(x) and x.is_floating_point() else x for x in inputs
-        )
+        return tuple(x.float() if torch.is_tensor(x) and x.is_floating_point() else x for x in inputs)
 
     for name, module in model.named_children():
         if name != model.base_model_prefix:

@@ -15,6 +15,9 @@ from rerank_plugins.reranker import Reranker
 from rerank_plugins.scoring.protocol import Scorer
 from rerank_plugins.settings import Dtype, EngineName, OnError, Scale
 
+# Immutable, and read only when a model loads.
+_DEFAULT_TOKEN = Secret.from_env_var(["HF_API_TOKEN", "HF_TOKEN"], strict=False)
+
 
 @component
 class CrossEncoderRanker:
@@ -38,7 +41,7 @@ class CrossEncoderRanker:
         model: str | None = None,
         *,
         device: ComponentDevice | str | None = None,
-        token: Secret | None = Secret.from_env_var(["HF_API_TOKEN", "HF_TOKEN"], strict=False),
+        token: Secret | None = _DEFAULT_TOKEN,
         revision: str | None = None,
         dtype: Dtype | None = None,
         engine: EngineName | None = None,
@@ -258,9 +261,7 @@ class CrossEncoderRanker:
     def _text(self, document: Document) -> str:
         meta = (document.meta.get(field) for field in self.meta_fields_to_embed)
         parts = [str(value) for value in meta if value is not None]
-        return self.document_prefix + self.embedding_separator.join(
-            [*parts, document.content or ""]
-        )
+        return self.document_prefix + self.embedding_separator.join([*parts, document.content or ""])
 
 
 def _check_top_k(top_k: int | None) -> None:
