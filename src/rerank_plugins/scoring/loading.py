@@ -183,12 +183,13 @@ def _not_found(name: str, revision: str | None, settings: ScorerSettings, error:
 
     cache = settings.cache_dir or constants.HF_HUB_CACHE
     offline = settings.local_files_only or constants.HF_HUB_OFFLINE
+    first_line = str(error).partition("\n")[0]
     return (
         f"model {name!r} (revision {revision or 'main'}) must be a local folder, in the hub cache, "
         f"or on the hub, but there is no folder {Path(settings.model).expanduser().absolute()}, "
         f"the cache {cache} does not hold it, and the hub "
         + ("was not asked (offline mode)" if offline else "could not provide it")
-        + f" [{type(error).__name__}: {next(iter(str(error).splitlines()), "")}]. Ways out: download it once with "
+        + f" [{type(error).__name__}: {first_line}]. Ways out: download it once with "
         f"network (`hf download {name}`) and set local_files_only=True; give the path of a folder "
         'with its files; or use model="bundled", which needs no network'
     )
