@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -115,12 +116,12 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
         else:
             msg = f"{folder} must hold model.safetensors, but has {_listing(folder)}"
             raise ModelFormatError(msg)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
+    except (SafetensorError, UnpicklingError, OSError, RuntimeError, ValueError, EOFError) as error:
         if isinstance(error, ModelError):
             raise
         msg = (
-            f"the weights in {folder} cannot be read ({error}); the file is damaged or incomplete: "
-            "delete it and fetch it again"
+            f"the weights in {folder} cannot be read ({error}); the file is damaged, incomplete or holds "
+            "more than tensors: delete it and fetch it again, from a source you trust"
         )
         raise ModelFormatError(msg) from error
     return _dequantise(stored)

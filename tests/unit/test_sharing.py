@@ -1,0 +1,250 @@
+"""One loaded model, many callers: sharing, concurrency, closing, failing."""
+
+import asyncio
+import gc
+import multiprocessing
+import os
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rerank_plugins import CrossEncoderScorer, InvalidInputError, ScorerClosedError, ScorerSettings, ScoringError
+from rerank_plugins.scoring.dispatch import Worker
+from rerank_plugins.scoring.pairs import EncodedPairs
+from rerank_plugins.scoring.registry import loaded_models
+from tests.texts import make_text
+
+REQUESTS = [
+    (make_text(1 + n % 30, seed=n), [make_text(1 + (7 * n + i) % 120, seed=1000 * n + i) for i in range(n % 12)])
+    for n in range(216)
+]
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_scorer: CrossEncoderScorer) -> list[np.ndarray]:
+    return [tiny_scorer.score(query, documents) for query, documents in REQUESTS]
+
+
+def test_sixteen_threads_and_two_hundred_tasks_at_once(
+    tiny: Path, tiny_scorer: CrossEncoderScorer, expected: list[np.ndarray]
+) -> None:
+    def from_thread(i: int) -> np.ndarray:
+        with CrossEncoderScorer(str(tiny), device="cpu") as own:  # equal settings: the same engine
+            assert own._loaded is tiny_scorer._loaded
+            return own.score(*REQUESTS[i])
+
+    async def from_tasks() -> list[np.ndarray]:
+        return await asyncio.gather(*(tiny_scorer.ascore(*REQUESTS[i]) for i in range(16, 216)))
+
+    with ThreadPoolExecutor(17) as pool:
+        tasks = pool.submit(asyncio.run, from_tasks())
+        threads = list(pool.map(from_thread, range(16)))
+        results = [*threads, *tasks.result()]
+    assert sum(info.model == str(tiny.resolve()) for info in loaded_models()) == 1
+    for result, alone in zip(results, expected, strict=True):
+        np.testing.assert_allclose(result, alone, atol=1e-5, rtol=0)
+
+
+def test_concurrent_loading_loads_once(tiny: Path) -> None:
+    barrier = threading.Barrier(8)
+
+    def load(_: int) -> CrossEncoderScorer:
+        barrier.wait()
+        return CrossEncoderScorer(str(tiny), device="cpu", max_length=100)
+
+    with ThreadPoolExecutor(8) as pool:
+        scorers = list(pool.map(load, range(8)))
+    assert len({id(scorer._loaded) for scorer in scorers}) == 1
+    for scorer in scorers[:-1]:
+        scorer.close()
+    assert scorers[-1].score("q", ["a"]).shape == (1,)
+    scorers[-1].close()
+    assert not any(info.max_length == 100 for info in loaded_models())
+
+
+def test_settings_that_differ_do_not_share(tiny: Path, tiny_scorer: CrossEncoderScorer) -> None:
+    with CrossEncoderScorer(str(tiny), device="cpu", dtype="bfloat16") as other:
+        assert other._loaded is not tiny_scorer._loaded
+
+
+def test_a_closed_scorer_says_so_and_others_go_on(tiny: Path, tiny_scorer: CrossEncoderScorer) -> None:
+    scorer = CrossEncoderScorer(str(tiny), device="cpu")
+    scorer.close()
+    scorer.close()
+    assert scorer.closed
+    assert scorer.info.engine == "torch"
+    with pytest.raises(ScorerClosedError, match="make a new one"):
+        scorer.score("q", ["a"])
+    with pytest.raises(ScorerClosedError):
+        asyncio.run(scorer.ascore("q", ["a"]))
+    assert tiny_scorer.score("q", ["a"]).shape == (1,)
+
+
+def test_a_forgotten_scorer_frees_its_model(tiny: Path) -> None:
+    scorer = CrossEncoderScorer(str(tiny), device="cpu", max_length=101)
+    assert any(info.max_length == 101 for info in loaded_models())
+    del scorer
+    gc.collect()
+    assert not any(info.max_length == 101 for info in loaded_models())
+
+
+def test_a_failed_load_leaves_nothing_behind(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"config\.json"):
+            CrossEncoderScorer(str(tmp_path), device="cpu")
+    assert not any(info.model == str(tmp_path) for info in loaded_models())
+
+
+def test_pickling_carries_settings_and_shares_the_model(tiny_scorer: CrossEncoderScorer) -> None:
+    copy = pickle.loads(pickle.dumps(tiny_scorer))
+    assert copy._loaded is tiny_scorer._loaded
+    copy.close()
+
+
+def test_settings_or_options_but_not_both(tiny: Path) -> None:
+    with pytest.raises(InvalidInputError, match="device"):
+        CrossEncoderScorer(settings=ScorerSettings(model=str(tiny)), device="cpu")
+
+
+def test_lone_surrogates_are_named(tiny_scorer: CrossEncoderScorer) -> None:
+    with pytest.raises(InvalidInputError, match=r"\\ud800.*position 3"):
+        tiny_scorer.score("q", ["fine", "bad\ud800"])
+
+
+@pytest.mark.parametrize("pair", ["ab", ("a",), ("a", None), ("a", "b", "c"), 5])
+def test_what_is_no_pair_is_named(tiny_scorer: CrossEncoderScorer, pair: object) -> None:
+    with pytest.raises(TypeError, match=r"pairs\[1\]"):
+        tiny_scorer.score_pairs([("q", "d"), pair])  # type: ignore[list-item]
+
+
+def test_pairs_must_be_a_list(tiny_scorer: CrossEncoderScorer) -> None:
+    with pytest.raises(TypeError, match="pairs must be"):
+        tiny_scorer.score_pairs("qd")  # type: ignore[arg-type]
+    assert tiny_scorer.score_pairs([]).shape == (0,)
+
+
+def test_more_documents_than_a_chunk(tiny_scorer: CrossEncoderScorer) -> None:
+    documents = [make_text(1 + i % 5, seed=i % 40) for i in range(2500)]
+    scores = tiny_scorer.score_detailed("river", documents)
+    assert scores.logits.shape == (2500,)
+    np.testing.assert_allclose(scores.logits[-40:], tiny_scorer.score("river", documents[-40:]), atol=1e-5, rtol=0)
+
+
+def use_in_child(scorer: CrossEncoderScorer, folder: str, queue: "multiprocessing.Queue[str]") -> None:
+    try:
+        scorer.score("q", ["a"])
+    except ScoringError as error:
+        queue.put(str(error))
+    queue.put(str(CrossEncoderScorer.__name__))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_forked_child_is_told_instead_of_hanging(tiny: Path, tiny_scorer: CrossEncoderScorer) -> None:
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=use_in_child, args=(tiny_scorer, str(tiny), queue))
+    child.start()
+    assert "forked" in queue.get(timeout=30)
+    child.join(30)
+    assert tiny_scorer.score("q", ["a"]).shape == (1,)
+
+
+class Gated:
+    """An engine that waits to be let through, and counts its batches."""
+
+    name = "gated"
+    memory = 0
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+        self.batches: list[int] = []
+        self.closed = False
+
+    def forward(self, pairs: EncodedPairs, indices: np.ndarray) -> np.ndarray:
+        self.entered.set()
+        self.gate.wait(10)
+        self.batches.append(len(indices))
+        if (pairs.ids[pairs.offsets[indices]] == 666).any():
+            raise RuntimeError("device lost")
+        return pairs.ids[pairs.offsets[indices]].astype(np.float32)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def pair(token: int, length: int = 2) -> EncodedPairs:
+    return EncodedPairs(
+        ids=np.full(length, token, dtype=np.int32),
+        offsets=np.array([0, length]),
+        boundaries=np.array([1], dtype=np.int32),
+        document_type=1,
+        document_tokens=np.array([1], dtype=np.int32),
+        truncated=np.zeros(1, dtype=bool),
+        query_truncated=np.zeros(1, dtype=bool),
+    )
+
+
+@pytest.fixture
+def gated() -> Gated:
+    return Gated()
+
+
+def test_waiting_requests_share_a_batch_and_cancelled_ones_cost_nothing(gated: Gated) -> None:
+    worker = Worker(gated, max_batch_tokens=64)
+    first = worker.submit(pair(1))
+    assert gated.entered.wait(10)
+    waiting = [worker.submit(pair(token)) for token in (2, 3, 4, 5)]
+    assert waiting[1].cancel()
+    gated.gate.set()
+    assert first.result(10).logits.tolist() == [1.0]
+    assert [waiting[i].result(10).logits.item() for i in (0, 2, 3)] == [2.0, 4.0, 5.0]
+    assert gated.batches == [1, 3]
+    assert waiting[0].result().queue_ms > 0
+    worker.close()
+    assert gated.closed
+
+
+def test_a_failing_batch_fails_only_its_own_requests(gated: Gated) -> None:
+    worker = Worker(gated, max_batch_tokens=8)
+    first = worker.submit(pair(1))
+    assert gated.entered.wait(10)
+    bad, good = worker.submit(pair(666, length=8)), worker.submit(pair(7))
+    gated.gate.set()
+    assert first.result(10).logits.item() == 1.0
+    assert good.result(10).logits.item() == 7.0
+    with pytest.raises(ScoringError, match="device lost"):
+        bad.result(10)
+    assert worker.submit(pair(9)).result(10).logits.item() == 9.0
+    worker.close()
+
+
+def test_closing_fails_what_waits_and_nothing_hangs(gated: Gated) -> None:
+    worker = Worker(gated, max_batch_tokens=64)
+    running = worker.submit(pair(1))
+    assert gated.entered.wait(10)
+    waiting = worker.submit(pair(2))
+    closer = threading.Thread(target=worker.close)
+    closer.start()
+    with pytest.raises(ScorerClosedError):
+        waiting.result(10)
+    gated.gate.set()
+    assert running.result(10).logits.item() == 1.0
+    closer.join(10)
+    assert not closer.is_alive()
+    with pytest.raises(ScorerClosedError):
+        worker.submit(pair(3))
+
+
+async def test_cancelling_a_task_drops_its_work(tiny_scorer: CrossEncoderScorer) -> None:
+    task = asyncio.create_task(tiny_scorer.ascore("q", ["word " * 400] * 3000))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await tiny_scorer.ascore("q", ["a"])).shape == (1,)
