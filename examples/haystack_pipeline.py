@@ -17,7 +17,9 @@ Question: {{ question }}"""
 def main() -> None:
     """Answer nothing, but show the prompt a generator would get."""
     store = InMemoryDocumentStore()
-    store.write_documents([Document(id=p.id, content=p.text, meta={"title": p.title}) for p in load_passages()])
+    store.write_documents(
+        [Document(id=p.id, content=p.text, meta={"title": p.title}) for p in load_passages()]
+    )
 
     pipeline = Pipeline()
     pipeline.add_component("retriever", InMemoryBM25Retriever(store, top_k=20))

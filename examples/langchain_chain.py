@@ -37,10 +37,10 @@ def main() -> None:
     reranker = CrossEncoderRerank(model="bundled", top_n=3)
 
     candidates = RunnableParallel(documents=retriever, query=RunnablePassthrough())
-    prompt = ChatPromptTemplate.from_template("Answer from these passages:\n{context}\n\nQuestion: {question}")
-    chain = (
-        RunnableParallel(context=candidates | reranker | join, question=RunnablePassthrough()) | prompt
+    prompt = ChatPromptTemplate.from_template(
+        "Answer from these passages:\n{context}\n\nQuestion: {question}"
     )
+    chain = RunnableParallel(context=candidates | reranker | join, question=RunnablePassthrough()) | prompt
     print(chain.invoke("how long does cooked rice keep in the fridge").to_string())
 
 

@@ -66,7 +66,9 @@ async def test_in_a_pipeline_sync_async_and_streaming(store: InMemoryDocumentSto
 
 
 def test_yaml_round_trip_under_the_allowlist(store: InMemoryDocumentStore) -> None:
-    ranker = CrossEncoderRanker("bundled", top_k=1, min_score=0.0, scale="logit", meta_fields_to_embed=["title"])
+    ranker = CrossEncoderRanker(
+        "bundled", top_k=1, min_score=0.0, scale="logit", meta_fields_to_embed=["title"]
+    )
     pipeline = Pipeline()
     pipeline.add_component("ranker", ranker)
     text = pipeline.dumps()
@@ -136,7 +138,11 @@ def test_what_is_scored() -> None:
     )
     ranker.run(QUERY, documents())
     assert spy.query == f"query: {QUERY}"
-    assert spy.texts == ["passage: Hands | 0 | A fist is a hand.", "passage: Goethe wrote Faust.", "passage: "]
+    assert spy.texts == [
+        "passage: Hands | 0 | A fist is a hand.",
+        "passage: Goethe wrote Faust.",
+        "passage: ",
+    ]
 
 
 def test_equal_ids_count_once_the_best_copy_stays() -> None:

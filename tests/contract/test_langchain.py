@@ -14,8 +14,8 @@ from langchain_core.documents import Document
 from langchain_core.load import dumps, loads
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableParallel, RunnablePassthrough
-from langchain_core.tracers.schemas import Run
 from langchain_core.tracers.base import BaseTracer
+from langchain_core.tracers.schemas import Run
 
 from rerank_plugins import CrossEncoderScorer, InvalidInputError, Reranker, ScoringError
 from rerank_plugins.langchain import CrossEncoderRerank
@@ -150,8 +150,12 @@ def test_thresholds_and_spellings(bundled: CrossEncoderScorer) -> None:
     assert CrossEncoderRerank(scorer=bundled, min_score=1.1).compress_documents(documents(), QUERY) == []
     assert len(CrossEncoderRerank(scorer=bundled, min_score=0.0).compress_documents(documents(), QUERY)) == 3
     assert CrossEncoderRerank(scorer=bundled).compress_documents([], QUERY) == []
-    logits = CrossEncoderRerank(scorer=bundled, scale="logit", score_key="logit").compress_documents(documents(), QUERY)
-    assert logits[0].metadata["logit"] == pytest.approx(float(bundled.score(QUERY, ["Goethe wrote Faust."])[0]), abs=1e-5)
+    logits = CrossEncoderRerank(scorer=bundled, scale="logit", score_key="logit").compress_documents(
+        documents(), QUERY
+    )
+    assert logits[0].metadata["logit"] == pytest.approx(
+        float(bundled.score(QUERY, ["Goethe wrote Faust."])[0]), abs=1e-5
+    )
 
 
 def test_a_ready_reranker_is_used_and_can_be_overridden(bundled: CrossEncoderScorer) -> None:
@@ -191,7 +195,9 @@ def test_input_of_another_shape_is_named(rerank: CrossEncoderRerank, state: Any)
 async def test_failure_is_visible_or_raised() -> None:
     with pytest.raises(ScoringError):
         CrossEncoderRerank(scorer=Broken()).compress_documents(documents(), QUERY)
-    kept = await CrossEncoderRerank(scorer=Broken(), on_error="keep_order").acompress_documents(documents(), QUERY)
+    kept = await CrossEncoderRerank(scorer=Broken(), on_error="keep_order").acompress_documents(
+        documents(), QUERY
+    )
     assert [document.id for document in kept] == ["a", "b", "c"]
     assert kept[0].metadata == {"source": "x", "reranked": False, "rerank_reason": "the device fell off"}
 

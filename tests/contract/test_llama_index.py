@@ -129,13 +129,17 @@ def test_metadata_mode_says_what_is_scored() -> None:
     spy = Spy()
     CrossEncoderRerank(scorer=spy).postprocess_nodes(nodes(), query_str=QUERY)
     assert spy.texts[0] == "source: x\n\nA fist is a hand."
-    CrossEncoderRerank(scorer=spy, metadata_mode=MetadataMode.NONE).postprocess_nodes(nodes(), query_str=QUERY)
+    CrossEncoderRerank(scorer=spy, metadata_mode=MetadataMode.NONE).postprocess_nodes(
+        nodes(), query_str=QUERY
+    )
     assert spy.texts[0] == "A fist is a hand."
 
 
 def test_images_are_scored_by_their_text(rerank: CrossEncoderRerank) -> None:
     image = NodeWithScore(node=ImageNode(image="aGk=", text="", id_="i"))
-    assert "i" in {node.node_id for node in CrossEncoderRerank(scorer=Spy()).postprocess_nodes([image], query_str="q")}
+    assert "i" in {
+        node.node_id for node in CrossEncoderRerank(scorer=Spy()).postprocess_nodes([image], query_str="q")
+    }
 
 
 def test_dict_and_pickle_round_trips_keep_every_setting() -> None:
@@ -156,7 +160,9 @@ def test_dict_and_pickle_round_trips_keep_every_setting() -> None:
     pickled = pickle.loads(pickle.dumps(rerank))
     expected = rerank.postprocess_nodes(nodes(), query_str=QUERY)
     for twin in (again, pickled):
-        assert [n.score for n in twin.postprocess_nodes(nodes(), query_str=QUERY)] == [n.score for n in expected]
+        assert [n.score for n in twin.postprocess_nodes(nodes(), query_str=QUERY)] == [
+            n.score for n in expected
+        ]
 
 
 class Fixed(BaseRetriever):

@@ -77,9 +77,7 @@ def test_tiny_batches_change_nothing(tiny: Path, tiny_scorer: CrossEncoderScorer
 
 def test_many_queries_equal_one_by_one(tiny: Path, tiny_scorer: CrossEncoderScorer) -> None:
     pairs = [(make_text(n % 9, seed=n), DOCUMENTS[n % len(DOCUMENTS)]) for n in range(40)]
-    np.testing.assert_allclose(
-        tiny_scorer.score_pairs(pairs), reference(tiny, pairs), atol=1e-4, rtol=0
-    )
+    np.testing.assert_allclose(tiny_scorer.score_pairs(pairs), reference(tiny, pairs), atol=1e-4, rtol=0)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -87,7 +85,9 @@ def test_many_queries_equal_one_by_one(tiny: Path, tiny_scorer: CrossEncoderScor
     query=st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=60),
     document=st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=1200),
 )
-def test_ids_equal_the_tokenizer(hf_tokenizer: Any, tiny_scorer: CrossEncoderScorer, query: str, document: str) -> None:
+def test_ids_equal_the_tokenizer(
+    hf_tokenizer: Any, tiny_scorer: CrossEncoderScorer, query: str, document: str
+) -> None:
     encoded = tiny_scorer._loaded.encoder.encode([(query, document)])
     expected = hf_tokenizer([(query, document)], truncation="only_second", max_length=512)
     assert encoded.pair_ids(0).tolist() == expected["input_ids"][0]

@@ -10,7 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rerank_plugins import CrossEncoderScorer, InvalidInputError, ModelFormatError, ModelNotFoundError, ScorerSettings
+from rerank_plugins import (
+    CrossEncoderScorer,
+    InvalidInputError,
+    ModelFormatError,
+    ModelNotFoundError,
+    ScorerSettings,
+)
 from rerank_plugins.scoring.family import FAMILY
 from rerank_plugins.scoring.loading import find_model, load_weights
 from tests.models import BUNDLED, make_bert

@@ -13,7 +13,15 @@ import pytest
 import rerank_plugins
 
 SOURCE = Path(rerank_plugins.__file__).parent
-HEAVY = ["torch", "transformers", "langchain_core", "llama_index", "haystack", "sentence_transformers", "numpy"]
+HEAVY = [
+    "torch",
+    "transformers",
+    "langchain_core",
+    "llama_index",
+    "haystack",
+    "sentence_transformers",
+    "numpy",
+]
 
 
 def test_importing_the_package_is_light() -> None:

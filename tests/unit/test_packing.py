@@ -39,5 +39,7 @@ def encoded(*lengths: int) -> EncodedPairs:
 def test_joining_keeps_every_pair(groups: list[list[int]]) -> None:
     parts = [encoded(*group) for group in groups]
     joined = join(parts)
-    pairs = [(part.pair_ids(i).tolist(), part.type_ids(i).tolist()) for part in parts for i in range(len(part))]
+    pairs = [
+        (part.pair_ids(i).tolist(), part.type_ids(i).tolist()) for part in parts for i in range(len(part))
+    ]
     assert [(joined.pair_ids(i).tolist(), joined.type_ids(i).tolist()) for i in range(len(joined))] == pairs

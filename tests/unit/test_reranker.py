@@ -44,7 +44,9 @@ def test_best_first_with_both_scales() -> None:
     ranking = Reranker(Fixed(-1.0, 2.0, 0.0)).rank("q", ["a", "b", "c"])
     assert indices(ranking) == [1, 2, 0]
     assert [ranked.logit for ranked in ranking] == [2.0, 0.0, -1.0]
-    assert [ranked.score for ranked in ranking] == pytest.approx([1 / (1 + math.exp(-2)), 0.5, 1 / (1 + math.e)])
+    assert [ranked.score for ranked in ranking] == pytest.approx(
+        [1 / (1 + math.exp(-2)), 0.5, 1 / (1 + math.e)]
+    )
     assert [ranked.text for ranked in ranking] == ["b", "c", "a"]
     assert ranking.scale == "probability"
     assert ranking.reranked

@@ -32,7 +32,14 @@ def test_frozen_and_closed() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("device", "tpu"), ("device", "cuda:x"), ("dtype", "int3"), ("engine", "magic"), ("model", ""), ("max_length", 3)],
+    [
+        ("device", "tpu"),
+        ("device", "cuda:x"),
+        ("dtype", "int3"),
+        ("engine", "magic"),
+        ("model", ""),
+        ("max_length", 3),
+    ],
 )
 def test_a_bad_value_is_named(name: str, value: object) -> None:
     with pytest.raises(InvalidInputError, match=f"{name}.*but got {value!r}"):

@@ -12,14 +12,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rerank_plugins import CrossEncoderScorer, InvalidInputError, ScorerClosedError, ScorerSettings, ScoringError
+from rerank_plugins import (
+    CrossEncoderScorer,
+    InvalidInputError,
+    ScorerClosedError,
+    ScorerSettings,
+    ScoringError,
+)
 from rerank_plugins.scoring.dispatch import Worker
 from rerank_plugins.scoring.pairs import EncodedPairs
 from rerank_plugins.scoring.registry import loaded_models
 from tests.texts import make_text
 
 REQUESTS = [
-    (make_text(1 + n % 30, seed=n), [make_text(1 + (7 * n + i) % 120, seed=1000 * n + i) for i in range(n % 12)])
+    (
+        make_text(1 + n % 30, seed=n),
+        [make_text(1 + (7 * n + i) % 120, seed=1000 * n + i) for i in range(n % 12)],
+    )
     for n in range(216)
 ]
 
@@ -131,7 +140,9 @@ def test_more_documents_than_a_chunk(tiny_scorer: CrossEncoderScorer) -> None:
     documents = [make_text(1 + i % 5, seed=i % 40) for i in range(2500)]
     scores = tiny_scorer.score_detailed("river", documents)
     assert scores.logits.shape == (2500,)
-    np.testing.assert_allclose(scores.logits[-40:], tiny_scorer.score("river", documents[-40:]), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(
+        scores.logits[-40:], tiny_scorer.score("river", documents[-40:]), atol=1e-5, rtol=0
+    )
 
 
 def use_in_child(scorer: CrossEncoderScorer, folder: str, queue: "multiprocessing.Queue[str]") -> None:
@@ -242,9 +253,17 @@ def test_closing_fails_what_waits_and_nothing_hangs(gated: Gated) -> None:
 
 
 async def test_cancelling_a_task_drops_its_work(tiny_scorer: CrossEncoderScorer) -> None:
-    task = asyncio.create_task(tiny_scorer.ascore("q", ["word " * 400] * 3000))
+    task = asyncio.create_task(tiny_scorer.ascore("q", [f"{i} " + "word " * 400 for i in range(3000)]))
     await asyncio.sleep(0.05)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (await tiny_scorer.ascore("q", ["a"])).shape == (1,)
+
+
+def test_equal_documents_get_equal_scores_and_cost_once(tiny_scorer: CrossEncoderScorer) -> None:
+    documents = [make_text(1 + i % 7, seed=i % 7) for i in range(50)]
+    scores = tiny_scorer.score_detailed("river", documents)
+    assert len(set(scores.logits.tolist())) == 7
+    assert scores.tokens == tiny_scorer.score_detailed("river", documents[:7]).tokens
+    assert [scores.logits[i] == scores.logits[i % 7] for i in range(50)] == [True] * 50

@@ -30,7 +30,7 @@ def show_models(*, as_json: bool) -> None:
         Console().print_json(json.dumps({"source": _SOURCE, "models": [*rows, _BUNDLED]}))
         return
     table = Table(caption=_SOURCE, caption_justify="left")
-    table.add_column("model", overflow="fold")
+    table.add_column("model", no_wrap=True)
     for heading in ("layers", "parameters", "nDCG@10", "MRR@10", "docs/s"):
         table.add_column(heading, justify="right")
     table.add_column("good for")

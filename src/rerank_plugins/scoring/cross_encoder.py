@@ -119,7 +119,7 @@ class CrossEncoderScorer:
         flight = self._takeoff()
         loop = asyncio.get_running_loop()
         try:
-            for chunk in _chunks(_pair_up(query, documents)):
+            for chunk in _chunks(flight.admit(_pair_up(query, documents))):
                 encoded = await loop.run_in_executor(self._loaded.tokenizing, flight.encode, chunk)
                 flight.submit(encoded)
                 if flight.full:
@@ -137,7 +137,7 @@ class CrossEncoderScorer:
     def _run(self, pairs: list[tuple[str, str]]) -> Scores:
         flight = self._takeoff()
         try:
-            for chunk in _chunks(pairs):
+            for chunk in _chunks(flight.admit(pairs)):
                 flight.submit(flight.encode(chunk))
                 if flight.full:
                     flight.land(flight.oldest.result())
@@ -192,6 +192,7 @@ class _Flight:
     def __init__(self, loaded: registry.Loaded) -> None:
         self._loaded = loaded
         self._tokenize_ms = 0.0
+        self._places: list[int] = []
         self._landed: list[_Landed] = []
         self.pending: deque[tuple[EncodedPairs, Future[Scored]]] = deque()
 
@@ -202,6 +203,12 @@ class _Flight:
     @property
     def oldest(self) -> "Future[Scored]":
         return self.pending[0][1]
+
+    def admit(self, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Return each distinct pair once: equal pairs get equal scores, to the last bit, and cost once."""
+        seen: dict[tuple[str, str], int] = {}
+        self._places = [seen.setdefault(pair, len(seen)) for pair in pairs]
+        return list(seen)
 
     def encode(self, pairs: list[tuple[str, str]]) -> EncodedPairs:
         started = time.perf_counter()
@@ -224,9 +231,9 @@ class _Flight:
     def scores(self) -> Scores:
         def gather(arrays: Iterable[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
             # The empty array makes a call with no documents a total function.
-            return np.concatenate([np.zeros(0, dtype=dtype), *arrays])
+            return np.concatenate([np.zeros(0, dtype=dtype), *arrays])[places]
 
-        landed = self._landed
+        landed, places = self._landed, np.array(self._places, dtype=np.int64)
         return Scores(
             logits=gather((part.scored.logits for part in landed), np.float32),
             document_tokens=gather((part.encoded.document_tokens for part in landed), np.int32),

@@ -1,0 +1,47 @@
+"""README says what the code does: its Python runs, its commands exist, its files are there."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import typer
+
+from rerank_plugins.cli.app import app
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_there_is_one_block_for_the_core_and_each_framework() -> None:
+    assert len(BLOCKS) == 4
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=["core", "langchain", "llama_index", "haystack"])
+def test_a_python_block_runs(block: str, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+    output = capsys.readouterr().out
+    assert "Goethe wrote Faust." in output or output.startswith(("1 0.", "2 0."))
+
+
+def test_commands_and_targets_exist() -> None:
+    commands = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    assert set(re.findall(r"^rerank-plugins (\w+)", README, flags=re.MULTILINE)) <= commands
+    for target in re.findall(r"^make (\w+)", README, flags=re.MULTILINE):
+        subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_links_lead_somewhere() -> None:
+    pages = [ROOT / "README.md", ROOT / "training" / "README.md"]
+    for page in pages:
+        for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_every_extra_the_readme_names_exists() -> None:
+    import tomllib
+
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for name in ("langchain", "llama-index", "haystack", "openvino", "serve", "eval", "ray", "otel", "all"):
+        assert name in extras
