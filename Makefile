@@ -37,8 +37,9 @@ format: $(VENV)/.dev ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev ## strings to scores against sentence-transformers, same weights, one run
+bench: $(VENV)/.dev ## speed against sentence-transformers on the same weights, and precision
 	$(BIN)/python benchmarks/strings_to_scores.py
+	$(BIN)/python benchmarks/precision.py
 
 docs: $(VENV)/.dev ## check that README and docs still say what the code does
 	$(BIN)/python -m pytest tests/test_docs.py

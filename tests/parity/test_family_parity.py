@@ -19,7 +19,7 @@ QUERY = "which river bank gives a loan in Zürich?"
 DOCUMENTS = [make_text(words, seed=words) for words in (1, 2, 3, 7, 20, 55, 56, 57, 130, 400, 1000)] + ODD
 
 # Largest distance of a logit to fp32 that was seen here, with room for another CPU's rounding. Random
-# weights of spread 0.08 are harsher than trained ones; docs/precision.md has the measured figures.
+# weights of spread 0.08 are harsher than trained ones; benchmarks/precision.py measures those.
 BOUND = {"bfloat16": 0.12, "float16": 0.015}
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from rerank_plugins.cli.options import InputFormat, OutputFormat
+from rerank_plugins.errors import InvalidInputError
 
 app = typer.Typer(
     name="rerank-plugins",
@@ -67,11 +68,12 @@ def rank(
     from rerank_plugins.cli import formats
     from rerank_plugins.cli.rank import rerank_topics
 
-    topics = (
-        formats.read_run(queries, passages_file, run)
-        if run is not None or queries is not None or passages_file is not None
-        else formats.read_topics(passages, query, input_format)
-    )
+    if run is None and queries is None and passages_file is None:
+        topics = formats.read_topics(passages, query, input_format)
+    elif passages is None and query is None:
+        topics = formats.read_run(queries, passages_file, run)
+    else:
+        raise InvalidInputError("a run brings its queries and passages: leave --query and the argument out")
     rerank_topics(
         topics,
         output=output,

@@ -55,7 +55,8 @@ def run_demo(*, queries: int | None, model: str, top_k: int) -> None:
     started = time.perf_counter()
     with CrossEncoderScorer(model) as scorer:
         loaded = time.perf_counter() - started
-        reranker = Reranker(scorer)
+        # All given, so that RERANK_TOP_K and the like do not change what is shown.
+        reranker = Reranker(scorer, top_k=None, min_score=None, scale="probability", on_error="raise")
         outcomes = [
             _rerank(reranker, query, found) for query, found in zip(questions, retrieved, strict=True)
         ]
@@ -63,13 +64,14 @@ def run_demo(*, queries: int | None, model: str, top_k: int) -> None:
             console.print(_table(outcome, top_k))
         _summarise(outcomes, len(passages), console)
         spent = sorted(outcome.ranking.stats.total_ms for outcome in outcomes)
+        cut = sum(outcome.ranking.stats.truncated for outcome in outcomes)
         info = scorer.info
         console.print(
             f"Model {info.model}: loaded in {loaded:.1f} s; {_CANDIDATES} passages reranked in "
             f"{spent[len(spent) // 2]:.0f} ms (median) on {info.device}, {info.dtype}, "
-            f"engine {info.engine}."
+            f"engine {info.engine}. Passages cut to {info.max_length} tokens: {cut}."
         )
-    console.print(_NEXT, markup=False, highlight=False)
+    console.print(_NEXT, markup=False, highlight=False, soft_wrap=True)
 
 
 def _retrieve(passages: list[Passage], queries: list[Query]) -> list[list[Passage]]:
@@ -94,9 +96,9 @@ def _rerank(reranker: Reranker, query: Query, found: list[Passage]) -> Outcome:
 
 
 def _table(outcome: Outcome, top_k: int) -> Table:
-    before, after = outcome.rank(outcome.before), outcome.rank(outcome.after)
+    before, after = (outcome.rank(side) or "none" for side in (outcome.before, outcome.after))
     table = Table(
-        title=f"{outcome.query.text}   [dim]right passage: rank {before} -> {after}[/dim]",
+        title=f"{escape(outcome.query.text)}   [dim]right passage: rank {before} -> {after}[/dim]",
         title_justify="left",
         expand=True,
     )

@@ -4,8 +4,11 @@ import json
 import os
 import platform
 from dataclasses import asdict
+from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 from rich.console import Console
 from rich.markup import escape
@@ -55,7 +58,7 @@ def _report(options: dict[str, Any]) -> dict[str, Any]:
         "gpus": _gpus(),
         "packages": {name: _installed(name, extra) for name, extra in _PACKAGES.items()},
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith("RERANK_")},
-        "offline": os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"},
+        "hub": _hub(offline=bool(options.get("local_files_only"))),
     }
     return report | _try(options)
 
@@ -87,6 +90,22 @@ def _installed(name: str, extra: str | None) -> str:
         return f'not installed: pip install "rerank-plugins[{extra}]"' if extra else "not installed"
 
 
+def _hub(*, offline: bool) -> str:
+    """Say whether models can be downloaded; any answer of the server will do."""
+    from huggingface_hub import constants
+
+    if offline or constants.HF_HUB_OFFLINE:
+        return "offline (HF_HUB_OFFLINE or --local-files-only): only what is cached"
+    try:
+        with urlopen(constants.ENDPOINT, timeout=3):  # noqa: S310 - the endpoint the user configured
+            pass
+    except HTTPError as error:
+        return f"{constants.ENDPOINT} answers (status {error.code})"
+    except (OSError, HTTPException, ValueError) as error:
+        return f"{constants.ENDPOINT} cannot be reached ({error}): only what is cached"
+    return f"{constants.ENDPOINT} answers"
+
+
 def _gpus() -> list[str]:
     import torch
 
@@ -105,10 +124,7 @@ def _show(report: dict[str, Any], console: Console) -> None:
     add("GPUs", ", ".join(report["gpus"]) or "none that torch sees")
     for name, found in report["packages"].items():
         add(name, found)
-    add(
-        "hub",
-        "offline (HF_HUB_OFFLINE)" if report["offline"] else "asked when a model is not cached",
-    )
+    add("hub", report["hub"])
     for name, value in report["environment"].items():
         add(name, value)
     if report["works"]:

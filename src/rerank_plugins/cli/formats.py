@@ -3,6 +3,7 @@
 import gzip
 import json
 import sys
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,11 +41,15 @@ def read_topics(path: Path | None, query: str | None, form: InputFormat) -> list
         InvalidInputError: If a line cannot be read, or the query is missing.
     """
     name = "stdin" if path is None or str(path) == "-" else str(path)
-    text = sys.stdin.read() if name == "stdin" else _read(Path(name))
+    text = _decode(sys.stdin.buffer.read(), name) if name == "stdin" else _read(Path(name))
     if form is InputFormat.auto:
         form = _guess(name, text)
     if form is InputFormat.hits:
-        return list(_read_hits(name, text))
+        topics = list(_read_hits(name, text))
+        if query is not None:
+            msg = f"--query must be left out, but got {shorten(query)}: {name} brings its own queries"
+            raise InvalidInputError(msg)
+        return topics
     if query is None:
         raise InvalidInputError("a query must be given with --query for passages of this format")
     documents = [_read_line(line, f"{name}:{number}", str(number), form) for number, line in _lines(text)]
@@ -85,10 +90,15 @@ def _read(path: Path) -> str:
     except OSError as error:
         msg = f"{path} must be a file that can be read, but: {error.strerror}"
         raise InvalidInputError(msg) from error
+    return _decode(raw, str(path))
+
+
+def _decode(raw: bytes, name: str) -> str:
+    """Return the text of a file, unzipped, without a byte order mark."""
     try:
-        return (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        msg = f"{path} must be UTF-8 text, plain or gzipped, but: {error}"
+        return (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        msg = f"{name} must be UTF-8 text, plain or gzipped, but: {error}"
         raise InvalidInputError(msg) from error
 
 
@@ -105,12 +115,24 @@ def _guess(name: str, text: str) -> InputFormat:
     start = text.lstrip()[:1]
     if ".tsv" in suffixes:
         return InputFormat.tsv
-    if ".json" in suffixes and start == "[":
-        return InputFormat.hits
-    if ".jsonl" in suffixes or start == "{":
-        return InputFormat.jsonl
     _, first = next(_lines(text), (0, ""))
+    if start == "[" and (".json" in suffixes or _starts_array(text)):
+        return InputFormat.hits
+    if ".jsonl" in suffixes or start == "{" or _is_json_string(first):
+        return InputFormat.jsonl
     return InputFormat.tsv if first.count("\t") == 1 else InputFormat.lines
+
+
+def _starts_array(text: str) -> bool:
+    """Tell `[{"query": ...` from a plain line that begins with a bracket."""
+    return text.lstrip()[1:].lstrip()[:1] == "{"
+
+
+def _is_json_string(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), str)
+    except ValueError:
+        return False
 
 
 def _read_line(line: str, place: str, number: str, form: InputFormat) -> tuple[str, str]:
@@ -160,13 +182,13 @@ def _read_hits(name: str, text: str) -> Iterator[Topic]:
     rows = _parse(text, name)
     for i, row in enumerate(rows if isinstance(rows, list) else [rows]):
         place = f"{name}[{i}]"
-        if not isinstance(row, dict) or not isinstance(row.get("hits"), list):
+        query, hits = (row.get("query"), row.get("hits")) if isinstance(row, dict) else (None, None)
+        if not isinstance(query, str) or not isinstance(hits, list):
             msg = f"{place} must have a query and hits, but got {shorten(row)}"
             raise InvalidInputError(msg)
-        hits = row["hits"]
-        qid = next((str(hit["qid"]) for hit in hits if "qid" in hit), str(i + 1))
+        qid = next((str(hit["qid"]) for hit in hits if isinstance(hit, dict) and "qid" in hit), str(i + 1))
         documents = [
             _read_line(json.dumps(hit), f"{place}.hits[{j}]", str(j + 1), InputFormat.jsonl)
             for j, hit in enumerate(hits)
         ]
-        yield Topic(qid, str(row.get("query", "")), documents)
+        yield Topic(qid, query, documents)

@@ -36,7 +36,7 @@ def show_models(*, as_json: bool) -> None:
     table.add_column("good for")
     for m in FAMILY:
         table.add_row(
-            *(m.id, str(m.layers), f"{m.parameters / 1e6:.1f} M", f"{m.ndcg10_dl19:.2f}"),
+            *(m.aliases[0], str(m.layers), f"{m.parameters / 1e6:.1f} M", f"{m.ndcg10_dl19:.2f}"),
             *(f"{m.mrr10_dev:.2f}", str(m.docs_per_second), m.good_for),
         )
     size = f"{_BUNDLED['parameters'] / 1e6:.1f} M"

@@ -14,6 +14,8 @@ from rich.table import Table
 from rerank_plugins._adapters import lazy_reranker
 from rerank_plugins.cli.formats import Topic
 from rerank_plugins.cli.options import OutputFormat
+from rerank_plugins.errors import InvalidInputError
+from rerank_plugins.inputs import shorten
 from rerank_plugins.ranking import RankedDocument, Ranking
 
 __all__ = ["rerank_topics", "show_table"]
@@ -51,8 +53,9 @@ def show_table(topic: Topic, ranking: Ranking, console: Console) -> None:
     for rank, ranked in enumerate(ranking, start=1):
         docid, text = topic.documents[ranked.index]
         cut = " [dim](cut)[/dim]" if ranked.truncated else ""
+        score = "" if ranked.score is None else f"{ranked.score:.4f}"
         table.add_row(
-            *(str(rank), str(ranked.index + 1), _plain(docid), f"{ranked.score:.4f}"),
+            *(str(rank), str(ranked.index + 1), _plain(docid), score),
             _plain(text[:160]) + cut,
         )
     console.print(table)
@@ -89,15 +92,23 @@ def _to_trec(topic: Topic, ranking: Ranking, run_name: str) -> Iterator[str]:
     """Write `qid Q0 docid rank score tag`.
 
     The score is the logit, since a probability may saturate. Evaluators order by score and break ties by
-    id, so equal logits are told apart by the smallest step a float has: the file keeps our order.
+    id, so equal logits are told apart by the smallest step of a float32, as which trec_eval reads scores:
+    the file keeps our order.
     """
     import numpy as np
 
-    above = np.inf
+    qid, tag = _column(topic.id or "1", "query id"), _column(run_name, "--run-name")
+    above = np.float32(np.inf)
     for rank, docid, ranked in _rows(topic, ranking):
-        score = min(float(ranked.logit or 0.0), float(np.nextafter(np.float64(above), -np.inf)))
-        above = score
-        yield f"{topic.id or '1'} Q0 {docid} {rank} {score!r} {run_name}\n"
+        above = min(np.float32(ranked.logit or 0.0), np.nextafter(above, np.float32(-np.inf)))
+        yield f"{qid} Q0 {_column(docid, 'passage id')} {rank} {float(above)!r} {tag}\n"
+
+
+def _column(value: str, name: str) -> str:
+    if len(value.split()) != 1 or value != value.strip():
+        msg = f"a {name} in a TREC run must be one word, but got {shorten(value)}; write --to jsonl"
+        raise InvalidInputError(msg)
+    return value
 
 
 @contextmanager
@@ -105,7 +116,12 @@ def _open(output: Path | None) -> Iterator[TextIO]:
     if output is None:
         yield sys.stdout
         return
-    with output.open("w", encoding="utf-8") as file:
+    try:
+        file = output.open("w", encoding="utf-8")
+    except OSError as error:
+        msg = f"--output must be a file that can be written, but {output}: {error.strerror}"
+        raise InvalidInputError(msg) from error
+    with file:
         yield file
 
 

@@ -1,0 +1,113 @@
+"""What must not end in a traceback or in an option silently ignored."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from rerank_plugins.cli import main
+from rerank_plugins.cli.app import app
+from rerank_plugins.errors import InvalidInputError, MissingExtraError, ModelNotFoundError
+from rerank_plugins.scoring.dispatch import Worker
+
+RANK = ["rank", "-m", "bundled", "-q", "who wrote Faust?"]
+TEXT = "A fist is a hand.\nGoethe wrote Faust.\n"
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, [*RANK, "-o", str(tmp_path / "no" / "folder.jsonl")], input=TEXT)
+    assert isinstance(done.exception, InvalidInputError)
+    assert "--output must be a file that can be written" in str(done.exception)
+
+
+def test_a_model_that_is_not_there_leaves_the_old_output_alone(tmp_path: Path) -> None:
+    output = tmp_path / "old.jsonl"
+    output.write_text("old\n")
+    done = CliRunner().invoke(app, ["rank", "-q", "q", "-m", "no/model", "-o", str(output)], input=TEXT)
+    assert isinstance(done.exception, ModelNotFoundError)
+    assert output.read_text() == "old\n"
+
+
+@pytest.mark.parametrize("extra", [["-q", "q"], ["passages.txt"]])
+def test_a_run_beside_a_query_or_passages_is_refused(extra: list[str]) -> None:
+    run = ["--queries", "q.tsv", "--passages", "p.tsv", "--run", "r.run"]
+    done = CliRunner().invoke(app, ["rank", *run, *extra])
+    assert "leave --query and the argument out" in str(done.exception)
+
+
+@pytest.mark.parametrize("to", ["table", "jsonl", "trec"])
+def test_a_kept_order_is_written_in_every_format(to: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rerank_plugins.errors import ScoringError
+
+    def fail(*_: object) -> None:
+        raise ScoringError("the device fell off")
+
+    monkeypatch.setattr(Worker, "submit", fail)
+    monkeypatch.setenv("RERANK_ON_ERROR", "keep_order")
+    done = CliRunner().invoke(app, [*RANK, "--to", to], input=TEXT)
+    assert done.exception is None
+    assert done.stdout.strip()
+
+
+def test_the_demo_shows_the_same_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RERANK_TOP_K", "1")
+    monkeypatch.setenv("RERANK_MIN_SCORE", "0.99")
+    monkeypatch.setenv("RERANK_SCALE", "logit")
+    done = CliRunner().invoke(app, ["demo", "--queries", "1"])
+    assert done.exception is None
+    assert "Passages cut to 512 tokens: 0" in " ".join(done.stdout.split())
+
+
+def test_the_demo_names_the_extra_it_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "bm25s", None)
+    done = CliRunner().invoke(app, ["demo"])
+    assert isinstance(done.exception, MissingExtraError)
+    monkeypatch.setattr("sys.argv", ["rerank-plugins", "demo"])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 3
+    assert 'pip install "rerank-plugins[demo]"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("offline", "endpoint", "expected"),
+    [
+        (True, "https://huggingface.co", "offline"),
+        (False, "http://127.0.0.1:9", "cannot be reached"),
+        (False, "no address", "cannot be reached"),
+    ],
+)
+def test_doctor_says_whether_the_hub_answers_and_works_without_it(
+    offline: bool, endpoint: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+    done = CliRunner().invoke(app, ["doctor", "-m", "bundled", "--json"])
+    assert done.exit_code == 0
+    report = json.loads(done.stdout)
+    assert expected in report["hub"]
+    assert report["works"] is True
+
+
+def test_doctor_says_how_to_install_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    def without_haystack(name: str) -> str:
+        if name == "haystack-ai":
+            raise PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr("rerank_plugins.cli.doctor.version", without_haystack)
+    done = CliRunner().invoke(app, ["doctor", "-m", "bundled"], env={"COLUMNS": "160"})
+    assert done.exit_code == 0
+    assert 'not installed: pip install "rerank-plugins[haystack]"' in done.stdout
+
+
+def test_the_table_of_models_fits_a_narrow_terminal() -> None:
+    done = CliRunner().invoke(app, ["models"], env={"COLUMNS": "80"})
+    lines = done.stdout.splitlines()
+    assert any("ms-marco-MiniLM-L12-v2 " in line and "74.31" in line for line in lines)
+    assert max(map(len, lines)) <= 80
