@@ -1,6 +1,8 @@
 """How far half precision is from float32: logits and order, on real text, on this machine's CPU.
 
     python benchmarks/precision.py [--model bundled]
+
+The order is compared over all pairs of passages of a query.
 """
 
 from typing import Annotated

@@ -3,13 +3,23 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rerank_plugins.errors import MissingExtraError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+
+from rerank_plugins.errors import InvalidInputError, MissingExtraError
 from rerank_plugins.lazy import LazyReranker
 from rerank_plugins.reranker import Reranker
 from rerank_plugins.scoring.protocol import Scorer
-from rerank_plugins.settings import RerankSettings, ScorerSettings
+from rerank_plugins.settings import (
+    Dtype,
+    EngineName,
+    OnError,
+    RerankSettings,
+    Scale,
+    ScorerSettings,
+    describe,
+)
 
-__all__ = ["lazy_reranker", "missing_extra"]
+__all__ = ["RerankFields", "lazy_reranker", "missing_extra"]
 
 
 def missing_extra(extra: str, error: ImportError) -> MissingExtraError:
@@ -43,3 +53,48 @@ def lazy_reranker(
         scorer_options={k: v for k, v in given.items() if k in ScorerSettings.model_fields},
         rerank_options={k: v for k, v in given.items() if k in RerankSettings.model_fields},
     )
+
+
+class RerankFields(BaseModel):
+    """The fields of adapters that are pydantic models, and the lazy reranker made from them.
+
+    Raises:
+        InvalidInputError: If a setting is invalid, or two of model, scorer and reranker are given.
+    """
+
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True,
+        extra="forbid",
+        protected_namespaces=(),
+        populate_by_name=True,
+    )
+
+    model: str | None = None
+    revision: str | None = None
+    device: str | None = None
+    dtype: Dtype | None = None
+    engine: EngineName | None = None
+    max_length: int | None = None
+    max_query_tokens: int | None = None
+    max_batch_tokens: int | None = None
+    cache_dir: str | None = None
+    local_files_only: bool | None = None
+    top_n: int | None = Field(None, validation_alias=AliasChoices("top_n", "top_k"))
+    min_score: float | None = None
+    scale: Scale | None = None
+    on_error: OnError | None = None
+    scorer: Any = Field(None, exclude=True, repr=False)
+    reranker: Any = Field(None, exclude=True, repr=False)
+
+    _lazy: LazyReranker = PrivateAttr()
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise InvalidInputError(describe(error, type(self).__name__)) from None
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Check the settings; the model loads on first use."""
+        super().model_post_init(context)
+        self._lazy = lazy_reranker(dict(self), scorer=self.scorer, reranker=self.reranker)

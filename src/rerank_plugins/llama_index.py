@@ -5,13 +5,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr, ValidationError
-
-from rerank_plugins._adapters import lazy_reranker, missing_extra
+from rerank_plugins._adapters import RerankFields, missing_extra
 from rerank_plugins.errors import InvalidInputError
-from rerank_plugins.lazy import LazyReranker
 from rerank_plugins.ranking import RankedDocument, Ranking
-from rerank_plugins.settings import Dtype, EngineName, OnError, Scale, describe
 
 try:
     from llama_index.core.callbacks import CBEventType, EventPayload
@@ -31,7 +27,7 @@ RETRIEVAL_SCORE = "retrieval_score"
 NOT_RERANKED = ("reranked", "rerank_reason")
 
 
-class CrossEncoderRerank(BaseNodePostprocessor):
+class CrossEncoderRerank(RerankFields, BaseNodePostprocessor):
     """Rerank nodes with a cross-encoder.
 
     None means "not given" for every setting: then `RERANK_*` variables and the defaults of
@@ -63,44 +59,11 @@ class CrossEncoderRerank(BaseNodePostprocessor):
         'Goethe wrote Faust.'
     """
 
-    model_config = ConfigDict(
-        arbitrary_types_allowed=True,
-        extra="forbid",
-        protected_namespaces=(),
-        populate_by_name=True,
-    )
+    # The framework's base class has a config of its own, which would win.
+    model_config = RerankFields.model_config
 
-    model: str | None = None
-    revision: str | None = None
-    device: str | None = None
-    dtype: Dtype | None = None
-    engine: EngineName | None = None
-    max_length: int | None = None
-    max_query_tokens: int | None = None
-    max_batch_tokens: int | None = None
-    cache_dir: str | None = None
-    local_files_only: bool | None = None
-    top_n: int | None = Field(None, validation_alias=AliasChoices("top_n", "top_k"))
-    min_score: float | None = None
-    scale: Scale | None = None
-    on_error: OnError | None = None
     metadata_mode: MetadataMode = MetadataMode.EMBED
     keep_retrieval_score: bool = False
-    scorer: Any = Field(None, exclude=True, repr=False)
-    reranker: Any = Field(None, exclude=True, repr=False)
-
-    _lazy: LazyReranker = PrivateAttr()
-
-    def __init__(self, **fields: Any) -> None:
-        try:
-            super().__init__(**fields)
-        except ValidationError as error:
-            raise InvalidInputError(describe(error, type(self).__name__)) from None
-
-    def model_post_init(self, context: Any, /) -> None:
-        """Check the settings; the model loads on first use."""
-        super().model_post_init(context)
-        self._lazy = lazy_reranker(dict(self), scorer=self.scorer, reranker=self.reranker)
 
     @classmethod
     def class_name(cls) -> str:

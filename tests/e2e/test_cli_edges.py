@@ -110,4 +110,6 @@ def test_the_table_of_models_fits_a_narrow_terminal() -> None:
     done = CliRunner().invoke(app, ["models"], env={"COLUMNS": "80"})
     lines = done.stdout.splitlines()
     assert any("ms-marco-MiniLM-L12-v2 " in line and "74.31" in line for line in lines)
+    assert any(line.startswith("bundled ") and "first steps" in line for line in lines)
+    assert "…" not in done.stdout
     assert max(map(len, lines)) <= 80

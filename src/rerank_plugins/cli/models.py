@@ -29,16 +29,17 @@ def show_models(*, as_json: bool) -> None:
         rows = [asdict(member) for member in FAMILY]
         Console().print_json(json.dumps({"source": _SOURCE, "models": [*rows, _BUNDLED]}))
         return
-    table = Table(caption=_SOURCE, caption_justify="left")
+    table, needs = Table(), Table.grid(padding=(0, 2))
     table.add_column("model", no_wrap=True)
-    for heading in ("layers", "parameters", "nDCG@10", "MRR@10", "docs/s"):
-        table.add_column(heading, justify="right")
-    table.add_column("good for")
+    for heading in ("layers", "weights", "nDCG@10", "MRR@10", "docs/s"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for m in FAMILY:
-        table.add_row(
-            *(m.aliases[0], str(m.layers), f"{m.parameters / 1e6:.1f} M", f"{m.ndcg10_dl19:.2f}"),
-            *(f"{m.mrr10_dev:.2f}", str(m.docs_per_second), m.good_for),
-        )
-    size = f"{_BUNDLED['parameters'] / 1e6:.1f} M"
-    table.add_row("bundled", str(_BUNDLED["layers"]), size, "", "", "", _BUNDLED["good_for"])
-    Console().print(table)
+        figures = (f"{m.ndcg10_dl19:.2f}", f"{m.mrr10_dev:.2f}", str(m.docs_per_second))
+        table.add_row(m.aliases[0], str(m.layers), f"{m.parameters / 1e6:.1f} M", *figures)
+        needs.add_row(m.aliases[0], m.good_for)
+    table.add_row("bundled", str(_BUNDLED["layers"]), f"{_BUNDLED['parameters'] / 1e6:.1f} M", "", "", "")
+    needs.add_row("bundled", _BUNDLED["good_for"])
+    console = Console()
+    console.print(table)
+    console.print(f"{_SOURCE}\n\nGood for:", highlight=False)
+    console.print(needs)
