@@ -16,6 +16,10 @@ from rerank_plugins.scoring.cross_encoder import CrossEncoderScorer
 __all__ = ["run_demo"]
 
 _CANDIDATES = 20
+_INTRODUCTION = (
+    "The demo's passages were written to fool word matching: for most queries four of them share the "
+    "query's words and answer something else.\n"
+)
 _NEXT = """\
 What to try next:
   rerank-plugins doctor                      what runs on this machine, and why
@@ -60,6 +64,7 @@ def run_demo(*, queries: int | None, model: str, top_k: int) -> None:
         outcomes = [
             _rerank(reranker, query, found) for query, found in zip(questions, retrieved, strict=True)
         ]
+        console.print(_INTRODUCTION)
         for outcome in outcomes:
             console.print(_table(outcome, top_k))
         _summarise(outcomes, len(passages), console)
@@ -82,7 +87,7 @@ def _retrieve(passages: list[Passage], queries: list[Query]) -> list[list[Passag
         msg = 'the demo retrieves with bm25s; install it with: pip install "rerank-plugins[demo]"'
         raise MissingExtraError(msg) from error
     retriever = bm25s.BM25()
-    corpus = [f"{passage.title}. {passage.text}" for passage in passages]
+    corpus = [passage.text for passage in passages]
     tokens = bm25s.tokenize(corpus, stopwords="en", show_progress=False)
     retriever.index(tokens, show_progress=False)
     questions = bm25s.tokenize([q.text for q in queries], stopwords="en", show_progress=False)
