@@ -18,8 +18,8 @@ from tests.texts import ODD, make_text
 QUERY = "which river bank gives a loan in Zürich?"
 DOCUMENTS = [make_text(words, seed=words) for words in (1, 2, 3, 7, 20, 55, 56, 57, 130, 400, 1000)] + ODD
 
-# Largest distance of a logit to fp32 that was seen here, with room for another CPU's rounding. Random
-# weights of spread 0.08 are harsher than trained ones; benchmarks/precision.py measures those.
+# No logit of these random weights may be further from fp32. They spread wider than trained ones, for which
+# benchmarks/precision.py measures the distance and README publishes it.
 BOUND = {"bfloat16": 0.12, "float16": 0.015}
 
 
