@@ -1,10 +1,14 @@
 """Fixtures shared by all tests. Nothing here reaches a network."""
 
 import os
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 for name in [name for name in os.environ if name.startswith("RERANK_")]:
     del os.environ[name]
+# Graphs are converted once per session, and nothing is left in the user's cache.
+_graphs = tempfile.TemporaryDirectory(prefix="rerank-plugins-graphs-")
+os.environ["RERANK_ENGINE_CACHE_DIR"] = _graphs.name
 
 from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402

@@ -7,6 +7,7 @@ RerankError
 │   ├── ModelNotFoundError(OSError)     not on disk, not in the cache, hub out of reach
 │   └── ModelFormatError(ValueError)    found, but its weights, head, config or tokenizer do not fit
 ├── ScoringError(RuntimeError)          the engine failed or returned something that is no score
+│   ├── QueueFullError                  too much waits for the engine already
 │   └── ScorerClosedError               used after `close()`
 └── MissingExtraError(ImportError)      an optional dependency is not installed
 
@@ -20,6 +21,7 @@ __all__ = [
     "ModelError",
     "ModelFormatError",
     "ModelNotFoundError",
+    "QueueFullError",
     "RerankError",
     "ScorerClosedError",
     "ScoringError",
@@ -52,6 +54,10 @@ class ModelFormatError(ModelError, ValueError):
 
 class ScoringError(RerankError, RuntimeError):
     """The engine failed on a batch, or returned values that are no scores."""
+
+
+class QueueFullError(ScoringError):
+    """More tokens wait for the engine than `max_queue_tokens` allows; try again later."""
 
 
 class ScorerClosedError(ScoringError):

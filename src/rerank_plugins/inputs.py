@@ -1,11 +1,11 @@
 """Checks of what callers hand in. Every error names the value, its position, and the fix."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from rerank_plugins.errors import InvalidTypeError
+from rerank_plugins.errors import InvalidInputError, InvalidTypeError
 
-__all__ = ["check_documents", "check_pairs", "check_query", "shorten"]
+__all__ = ["check_documents", "check_pairs", "check_query", "refuse_surrogates", "shorten"]
 
 
 def shorten(value: object, limit: int = 80) -> str:
@@ -32,8 +32,8 @@ def check_query(query: Any) -> str:
     return _check_text(query, "query")
 
 
-def check_documents(documents: Iterable[Any]) -> list[str]:
-    """Return the documents as a new list.
+def check_documents(documents: Iterable[Any]) -> Iterable[str]:
+    """Return the documents: a list of them, or for an iterator one that checks as it goes.
 
     Raises:
         InvalidTypeError: If `documents` is a string or not iterable, or a document is no string.
@@ -44,11 +44,13 @@ def check_documents(documents: Iterable[Any]) -> list[str]:
             f"{shorten(documents)}; put a single document into a list"
         )
         raise InvalidTypeError(msg)
-    return [_check_text(text, f"documents[{i}]") for i, text in enumerate(documents)]
+    checked = (_check_text(text, f"documents[{i}]") for i, text in enumerate(documents))
+    # Nothing is scored before everything was checked, where all is at hand.
+    return checked if isinstance(documents, Iterator) else list(checked)
 
 
-def check_pairs(pairs: Iterable[Any]) -> list[tuple[str, str]]:
-    """Return (query, document) pairs as a new list.
+def check_pairs(pairs: Iterable[Any]) -> Iterable[tuple[str, str]]:
+    """Return (query, document) pairs: a list, or for an iterator one that checks as it goes.
 
     Raises:
         InvalidTypeError: If a pair is not two strings.
@@ -56,10 +58,26 @@ def check_pairs(pairs: Iterable[Any]) -> list[tuple[str, str]]:
     if isinstance(pairs, str | bytes) or not isinstance(pairs, Iterable):
         msg = f"pairs must be a list of (query, document), but got {shorten(pairs)}"
         raise InvalidTypeError(msg)
-    checked = []
-    for i, pair in enumerate(pairs):
-        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
-            msg = f"pairs[{i}] must be (query, document), but got {shorten(pair)}"
-            raise InvalidTypeError(msg)
-        checked.append((_check_text(pair[0], f"pairs[{i}][0]"), _check_text(pair[1], f"pairs[{i}][1]")))
-    return checked
+    checked = (_check_pair(pair, i) for i, pair in enumerate(pairs))
+    return checked if isinstance(pairs, Iterator) else list(checked)
+
+
+def _check_pair(pair: Any, i: int) -> tuple[str, str]:
+    if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+        msg = f"pairs[{i}] must be (query, document), but got {shorten(pair)}"
+        raise InvalidTypeError(msg)
+    return _check_text(pair[0], f"pairs[{i}][0]"), _check_text(pair[1], f"pairs[{i}][1]")
+
+
+def refuse_surrogates(texts: Iterable[str]) -> None:
+    """Raise our error for the first text that is not valid Unicode."""
+    for text in texts:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            msg = (
+                f"a text must be valid Unicode, but {shorten(text)} holds the lone surrogate "
+                f"{text[error.start]!r} at position {error.start}; clean it, for example with "
+                'text.encode("utf-8", "replace").decode()'
+            )
+            raise InvalidInputError(msg) from None

@@ -42,6 +42,9 @@ class RankingStats:
         compute_ms: Time the engine worked on batches that held documents of this call; in a batch
             shared with other callers, the whole batch counts.
         total_ms: From the call to its return.
+        texts: Distinct texts that had to be read: the query, and documents whose score was not known.
+        token_cache_hits: How many of them did not have to be tokenised.
+        score_cache_hits: How many documents got a remembered score.
         model: Model id, or None for a scorer that does not say.
         device: Device, or None for a scorer that does not say.
         dtype: Precision, or None for a scorer that does not say.
@@ -56,6 +59,9 @@ class RankingStats:
     queue_ms: float = 0.0
     compute_ms: float = 0.0
     total_ms: float = 0.0
+    texts: int = 0
+    token_cache_hits: int = 0
+    score_cache_hits: int = 0
     model: str | None = None
     device: str | None = None
     dtype: str | None = None

@@ -213,7 +213,7 @@ class _Call:
         self.info: ScorerInfo | None = getattr(reranker.scorer, "info", None)
         self.settings = _override(reranker.settings, changes)
         self.query = check_query(query)
-        self.documents = check_documents(documents)
+        self.documents = list(check_documents(documents))
 
     def finish(self, scores: Scores) -> Ranking:
         logits = scores.logits.astype(np.float64)
@@ -256,6 +256,9 @@ class _Call:
                 "tokenize_ms": scores.tokenize_ms,
                 "queue_ms": scores.queue_ms,
                 "compute_ms": scores.compute_ms,
+                "texts": scores.texts,
+                "token_cache_hits": scores.token_cache_hits,
+                "score_cache_hits": scores.score_cache_hits,
             }
         if self.info is not None:
             cost |= {name: getattr(self.info, name) for name in ("model", "device", "dtype", "engine")}

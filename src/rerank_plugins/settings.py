@@ -26,8 +26,8 @@ __all__ = [
 
 DEFAULT_MODEL = "cross-encoder/ms-marco-MiniLM-L6-v2"
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-EngineName = Literal["auto", "torch", "transformers"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+EngineName = Literal["auto", "torch", "openvino", "onnx", "transformers"]
 Scale = Literal["probability", "logit"]
 OnError = Literal["raise", "keep_order"]
 
@@ -76,14 +76,23 @@ class ScorerSettings(_Settings):
         revision: Branch, tag or commit on the hub. None: the commit pinned in
             `rerank_plugins.scoring.family` for the family, `main` for other models.
         device: `"auto"` (CUDA if torch sees one, else CPU), `"cpu"`, `"cuda"`, `"cuda:1"`.
-        dtype: Precision of the body; the head is always float32. `"auto"`: bfloat16 on CUDA,
-            float32 on CPU.
-        engine: `"torch"` is our BERT, `"transformers"` runs any other one-logit sequence
-            classifier; `"auto"` takes the first that can read the checkpoint.
+        dtype: Precision of the body; the head is always float32. `"auto"`: bfloat16 on CUDA; on CPU
+            bfloat16 where it measures faster, else float32. `"int8"` (engines openvino and onnx, on
+            CPU) is never chosen for you: it changes scores visibly.
+        engine: `"openvino"`, `"onnx"` and `"torch"` run the BERT family; `"transformers"` runs any
+            other one-logit sequence classifier. `"auto"`: on CPU OpenVINO if it is installed, else
+            torch; for int8 the faster on this CPU.
         max_length: Tokens of a pair, special tokens included. None: the checkpoint's own limit.
         max_query_tokens: Tokens of the query; a longer one is cut and flagged. None: three quarters
             of `max_length`, so that a document always keeps a quarter.
         max_batch_tokens: Padded tokens in one batch. None: a default for the device.
+        max_queue_tokens: Tokens that may wait for the engine; more are refused with `QueueFullError`.
+            The default bounds memory (64 MiB of ids), not waiting: servers want less.
+        token_cache_bytes: Memory for token ids of texts seen before, least recently used out first;
+            0 turns it off.
+        score_cache_size: How many scores to remember, least recently used out first; 0 turns it off.
+        engine_cache_dir: Folder for converted, quantised and compiled graphs. None: a folder of the
+            user's cache.
         cache_dir: Folder of the hub cache. None: huggingface_hub's.
         local_files_only: Never ask the hub, use what is cached.
         token: Hub token; never serialised. None: what huggingface_hub finds by itself.
@@ -97,6 +106,10 @@ class ScorerSettings(_Settings):
     max_length: int | None = Field(None, ge=8)
     max_query_tokens: int | None = Field(None, ge=1)
     max_batch_tokens: int | None = Field(None, ge=1)
+    max_queue_tokens: int = Field(2**24, ge=1)
+    token_cache_bytes: int = Field(2**25, ge=0)
+    score_cache_size: int = Field(0, ge=0)
+    engine_cache_dir: str | None = None
     cache_dir: str | None = None
     local_files_only: bool = False
     token: SecretStr | None = Field(None, exclude=True, repr=False)

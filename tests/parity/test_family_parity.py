@@ -21,6 +21,8 @@ DOCUMENTS = [make_text(words, seed=words) for words in (1, 2, 3, 7, 20, 55, 56, 
 # No logit of these random weights may be further from fp32. They spread wider than trained ones, for which
 # benchmarks/precision.py measures the distance and README publishes it.
 BOUND = {"bfloat16": 0.12, "float16": 0.015}
+# In standard deviations of the logits.
+INT8_BOUND = 1.0
 
 
 def reference(folder: Path, pairs: list[tuple[str, str]]) -> np.ndarray:
@@ -44,10 +46,12 @@ def member(
     return folder, reference(folder, [(QUERY, document) for document in DOCUMENTS])
 
 
-def test_logits_equal_transformers(member: tuple[Path, np.ndarray]) -> None:
+@pytest.mark.parametrize("engine", ["torch", "openvino", "onnx"])
+def test_logits_equal_transformers(member: tuple[Path, np.ndarray], engine: str) -> None:
     folder, expected = member
     assert expected.std() > 0.05, "documents must differ, or equality would show nothing"
-    with CrossEncoderScorer(str(folder), device="cpu", dtype="float32") as scorer:
+    with CrossEncoderScorer(str(folder), device="cpu", dtype="float32", engine=engine) as scorer:
+        assert scorer.info.engine == engine
         logits = scorer.score(QUERY, DOCUMENTS)
         assert logits.dtype == np.float32
         np.testing.assert_allclose(logits, expected, atol=1e-4, rtol=0)
@@ -58,6 +62,18 @@ def test_logits_equal_transformers(member: tuple[Path, np.ndarray]) -> None:
         for i in (0, 9, len(DOCUMENTS) - 1):
             alone = scorer.score(QUERY, [DOCUMENTS[i]])
             np.testing.assert_allclose(alone, expected[i : i + 1], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnx"])
+def test_int8_is_near_and_does_not_depend_on_the_batch(tiny: Path, engine: str) -> None:
+    expected = reference(tiny, [(QUERY, document) for document in DOCUMENTS])
+    with CrossEncoderScorer(str(tiny), device="cpu", dtype="int8", engine=engine) as scorer:
+        logits = scorer.score(QUERY, DOCUMENTS)
+        alone = [scorer.score(QUERY, [document]).item() for document in DOCUMENTS]
+    distance = np.abs(logits - expected).max()
+    assert 1e-4 < distance < INT8_BOUND * expected.std(), distance
+    # Ranges are fixed at calibration: neighbours in a batch have no say.
+    np.testing.assert_allclose(logits, alone, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", BOUND)

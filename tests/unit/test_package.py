@@ -4,6 +4,7 @@ import ast
 import doctest
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +47,8 @@ def imports_of(path: Path) -> set[str]:
 
 
 def test_imports_point_downwards() -> None:
-    surfaces = ("cli", "demo", "langchain", "llama_index", "haystack", "_adapters", "lazy")
+    # demo/ is texts, which any layer may read.
+    surfaces = ("cli", "bench", "langchain", "llama_index", "haystack", "_adapters", "lazy")
     for path in (SOURCE / "scoring").rglob("*.py"):
         for name in imports_of(path):
             assert not name.startswith("rerank_plugins.reranker"), path
@@ -60,7 +62,7 @@ def test_the_library_never_prints_or_configures_logging() -> None:
     for path in SOURCE.rglob("*.py"):
         if "cli" not in path.parts:
             text = path.read_text()
-            assert "print(" not in text, path
+            assert not re.search(r"\bprint\(", text), path
             assert "basicConfig" not in text, path
 
 

@@ -1,23 +1,28 @@
 """`PairEncoder`: (query, document) strings to ragged token ids, the query protected.
 
-A private tokenizer encodes every distinct text once, untruncated and without special tokens; cutting
-and assembling happen here, on arrays. A tokenizer whose truncation is set per call is silently wrong
-when threads share it, so ours is never touched after construction.
+A private tokenizer encodes every distinct text once, untruncated and without special tokens, and what
+it found is remembered: in RAG the same chunks come back for other questions. Cutting and assembling
+happen here, on arrays. A tokenizer whose truncation is set per call is silently wrong when threads share
+it, so ours is never touched after construction.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from rerank_plugins.errors import InvalidInputError, ModelFormatError
-from rerank_plugins.inputs import shorten
+from rerank_plugins.inputs import refuse_surrogates
+from rerank_plugins.scoring.cache import ContentCache, digest
 
 __all__ = ["EncodedPairs", "PairEncoder", "PairTemplate"]
 
 IntArray = NDArray[np.int32]
+
+# What an entry of the token cache costs besides its ids: key, array header, links (measured).
+_ENTRY_BYTES = 400
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,8 @@ class EncodedPairs:
         document_tokens: int32 [n], tokens of the document that were kept.
         truncated: bool [n], whether the document was cut.
         query_truncated: bool [n], whether the query was cut.
+        texts: How many distinct texts the pairs hold.
+        cached_texts: How many of them did not have to be tokenised.
     """
 
     ids: IntArray
@@ -89,6 +96,8 @@ class EncodedPairs:
     document_tokens: IntArray
     truncated: NDArray[np.bool_]
     query_truncated: NDArray[np.bool_]
+    texts: int = 0
+    cached_texts: int = 0
 
     def __len__(self) -> int:
         return len(self.boundaries)
@@ -97,6 +106,22 @@ class EncodedPairs:
     def lengths(self) -> NDArray[np.int64]:
         """int64 [n], tokens of each pair."""
         return np.diff(self.offsets)
+
+    def take(self, indices: NDArray[np.int64]) -> "EncodedPairs":
+        """Return the pairs at `indices`, in this order."""
+        lengths = self.lengths[indices]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        # Row by row: where it begins there, less where it begins here, plus a running count.
+        source = np.repeat(self.offsets[indices] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return replace(
+            self,
+            ids=self.ids[source],
+            offsets=offsets,
+            boundaries=self.boundaries[indices],
+            document_tokens=self.document_tokens[indices],
+            truncated=self.truncated[indices],
+            query_truncated=self.query_truncated[indices],
+        )
 
     def pair_ids(self, index: int) -> IntArray:
         """Return int32 [length], the ids of one pair."""
@@ -119,13 +144,16 @@ class PairEncoder:
         tokenizer: The checkpoint's tokenizer. A private copy is made.
         max_length: Tokens of a pair, special tokens included.
         max_query_tokens: Tokens of a query; a longer one is cut at its end and flagged.
+        cache_bytes: Memory for token ids of texts seen before; 0 remembers nothing.
 
     Raises:
         ModelFormatError: If the tokenizer cannot encode pairs.
         InvalidInputError: If the limits leave no token for the document.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, max_length: int, max_query_tokens: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, *, max_length: int, max_query_tokens: int, cache_bytes: int = 0
+    ) -> None:
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -138,6 +166,7 @@ class PairEncoder:
                 f"{self.template.specials} special tokens, but got {max_query_tokens}"
             )
             raise InvalidInputError(msg)
+        self._cache: ContentCache[IntArray] = ContentCache(cache_bytes, lambda ids: ids.nbytes + _ENTRY_BYTES)
 
     def encode(self, pairs: Sequence[tuple[str, str]]) -> EncodedPairs:
         """Encode (query, document) pairs; equal texts are tokenised once.
@@ -145,7 +174,7 @@ class PairEncoder:
         Raises:
             InvalidInputError: If a text is not valid Unicode (holds a lone surrogate).
         """
-        tokens = self._tokenize(list(dict.fromkeys(text for pair in pairs for text in pair)))
+        tokens, cached = self._tokens(list(dict.fromkeys(text for pair in pairs for text in pair)))
         heads = {query: self._head(tokens[query]) for query in {query for query, _ in pairs}}
         pieces: list[IntArray] = []
         rows = np.zeros((len(pairs), 3), dtype=np.int32)
@@ -165,34 +194,32 @@ class PairEncoder:
             document_tokens=document_tokens,
             truncated=truncated.astype(np.bool_),
             query_truncated=too_long,
+            texts=len(tokens),
+            cached_texts=cached,
         )
 
     def _head(self, query: IntArray) -> IntArray:
         template = self.template
         return np.concatenate([template.prefix, query[: self.max_query_tokens], template.middle])
 
-    def _tokenize(self, texts: list[str]) -> dict[str, IntArray]:
+    def _tokens(self, texts: list[str]) -> tuple[dict[str, IntArray], int]:
+        """Return the ids of each text, and how many texts were known."""
         try:
-            # Rayon spreads a batch over the cores, outside the GIL; "fast" leaves out the offsets.
-            encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        except (TypeError, UnicodeError):
-            _refuse_surrogates(texts)
+            keys = {text: digest(text) for text in texts}
+        except UnicodeError:
+            refuse_surrogates(texts)
             raise
+        known = self._cache.find(list(keys.values()))
+        fresh = self._tokenize([text for text in texts if keys[text] not in known])
+        self._cache.keep((keys[text], ids) for text, ids in fresh.items())
+        return fresh | {text: known[keys[text]] for text in texts if text not in fresh}, len(known)
+
+    def _tokenize(self, texts: list[str]) -> dict[str, IntArray]:
+        """Return the ids of each text, as many as a pair could hold."""
+        # Rayon spreads a batch over the cores, outside the GIL; "fast" leaves out the offsets.
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return {
-            text: np.asarray(encoding.ids, dtype=np.int32)
+            # No pair has room for max_length tokens of one text, so whether it was cut still shows.
+            text: np.array(encoding.ids[: self.max_length], dtype=np.int32)
             for text, encoding in zip(texts, encodings, strict=True)
         }
-
-
-def _refuse_surrogates(texts: list[str]) -> None:
-    """Raise our error for the first text that is not valid Unicode."""
-    for text in texts:
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            msg = (
-                f"a text must be valid Unicode, but {shorten(text)} holds the lone surrogate "
-                f"{text[error.start]!r} at position {error.start}; clean it, for example with "
-                'text.encode("utf-8", "replace").decode()'
-            )
-            raise InvalidInputError(msg) from None

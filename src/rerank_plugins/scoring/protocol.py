@@ -27,8 +27,8 @@ class ScorerInfo:
         model: Canonical hub id, folder, or `"bundled"`.
         revision: Commit on the hub; None for local folders and the bundled model.
         device: `"cpu"` or `"cuda:N"`.
-        dtype: Precision of the body; the head is float32 always.
-        engine: `"torch"` or `"transformers"`.
+        dtype: Precision of the body, int8 included; the head is float32 always.
+        engine: `"torch"`, `"openvino"`, `"onnx"` or `"transformers"`.
         max_length: Tokens of a pair at most, special tokens included.
         max_query_tokens: Tokens of a query at most.
         max_batch_tokens: Padded tokens of a batch at most.
@@ -61,6 +61,9 @@ class Scores:
         tokenize_ms: Milliseconds spent tokenising.
         queue_ms: Milliseconds spent waiting for the engine.
         compute_ms: Milliseconds of the batches this call had a part in.
+        texts: Distinct texts, per chunk of 1,024 pairs, whose scores were not known.
+        token_cache_hits: How many of them did not have to be tokenised.
+        score_cache_hits: How many distinct pairs got a remembered score.
     """
 
     logits: NDArray[np.float32]
@@ -71,6 +74,9 @@ class Scores:
     tokenize_ms: float = 0.0
     queue_ms: float = 0.0
     compute_ms: float = 0.0
+    texts: int = 0
+    token_cache_hits: int = 0
+    score_cache_hits: int = 0
 
 
 @runtime_checkable

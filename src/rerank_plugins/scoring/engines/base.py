@@ -1,4 +1,4 @@
-"""The one interface every engine has, and the padding that torch engines share."""
+"""The one interface every engine has, and the padding they share."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -37,39 +37,49 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class PaddedBatch:
-    """Pairs padded to the longest of the batch.
+    """Pairs padded to one length.
 
     Attributes:
         ids: int64 [batch, length] token ids.
+        mask: int64 [batch, length], 1 where there is a token, 0 where there is padding.
         types: int64 [batch, length] token type ids.
-        mask: bool [batch, length], True where there is a token; None if nothing is padded.
     """
 
-    ids: Tensor
-    types: Tensor
-    mask: Tensor | None
+    ids: NDArray[np.int64]
+    mask: NDArray[np.int64]
+    types: NDArray[np.int64]
+
+    def to(self, device: torch.device) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return ids, mask and types on `device`; no mask if nothing is padded."""
+        mask = None if self.mask.all() else _to_device(self.mask, device)
+        return _to_device(self.ids, device), mask, _to_device(self.types, device)
 
 
-def pad(pairs: EncodedPairs, indices: NDArray[np.int64], device: torch.device, pad_id: int) -> PaddedBatch:
-    """Gather pairs into one padded batch on `device`, without a Python loop over documents."""
+def pad(pairs: EncodedPairs, indices: NDArray[np.int64], pad_id: int, *, multiple: int = 1) -> PaddedBatch:
+    """Gather pairs into one padded batch, without a Python loop over documents.
+
+    Args:
+        pairs: All pairs.
+        indices: int64 [batch], which of them.
+        pad_id: What fills the ids.
+        multiple: The length is the longest pair's, rounded up to a multiple of this. Engines that
+            prepare code for each shape they meet then meet fewer.
+    """
     lengths = pairs.lengths[indices]
-    position = np.arange(lengths.max())
+    position = np.arange(-(-int(lengths.max()) // multiple) * multiple)
     mask = position < lengths[:, None]
     # Clipping keeps the gather in bounds where the last pairs are padded; those cells get pad_id.
     source = np.minimum(pairs.offsets[indices, None] + position, len(pairs.ids) - 1)
-    ids = np.where(mask, pairs.ids[source], pad_id)
     types = np.where(mask & (position >= pairs.boundaries[indices, None]), pairs.document_type, 0)
     return PaddedBatch(
-        ids=_to_device(ids, device),
-        types=_to_device(types, device),
-        mask=None if mask.all() else _to_device(mask, device),
+        ids=np.where(mask, pairs.ids[source], pad_id).astype(np.int64),
+        mask=mask.astype(np.int64),
+        types=types.astype(np.int64),
     )
 
 
-def _to_device(array: NDArray[np.generic], device: torch.device) -> Tensor:
+def _to_device(array: NDArray[np.int64], device: torch.device) -> Tensor:
     tensor = torch.from_numpy(array)
-    if tensor.dtype != torch.bool:
-        tensor = tensor.long()
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor

@@ -50,10 +50,11 @@ class TransformersEngine:
     @torch.inference_mode()
     def forward(self, pairs: EncodedPairs, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return float32 logits [len(indices)] of the pairs at `indices`."""
-        batch = pad(pairs, indices, self._device, self._pad_id)
-        mask = torch.ones_like(batch.ids) if batch.mask is None else batch.mask.long()
-        types = {"token_type_ids": batch.types} if self._takes_types else {}
-        logits = self._model(input_ids=batch.ids, attention_mask=mask, **types).logits
+        batch = pad(pairs, indices, self._pad_id)
+        ids, mask, token_types = batch.to(self._device)
+        mask = torch.ones_like(ids) if mask is None else mask
+        types = {"token_type_ids": token_types} if self._takes_types else {}
+        logits = self._model(input_ids=ids, attention_mask=mask, **types).logits
         scores: NDArray[np.float32] = logits.float().squeeze(-1).cpu().numpy()
         return scores
 

@@ -1,0 +1,90 @@
+"""Which engine runs a checkpoint, and why."""
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rerank_plugins.errors import InvalidInputError, MissingExtraError, RerankError
+from rerank_plugins.scoring.engines.bert import BertConfig
+from rerank_plugins.scoring.engines.precision import has_vnni
+from rerank_plugins.settings import ScorerSettings
+
+__all__ = ["choose_engine"]
+
+# The packages that an engine imports, and the precisions it computes in.
+_PACKAGES = {
+    "openvino": ("openvino",),
+    "onnx": ("onnx", "onnxruntime"),
+    "torch": (),
+    "transformers": ("transformers",),
+}
+_DTYPES = {
+    "openvino": {"float32", "bfloat16", "int8"},
+    "onnx": {"float32", "int8"},
+    "torch": {"float32", "bfloat16", "float16"},
+    "transformers": {"float32", "bfloat16", "float16"},
+}
+_CPU_ONLY = {"openvino", "onnx"}
+
+
+def choose_engine(settings: ScorerSettings, config: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the engine for settings whose device and dtype are chosen, and why this one.
+
+    Raises:
+        InvalidInputError: If the engine asked for cannot run this model, device or precision.
+        MissingExtraError: If its packages are not installed.
+    """
+    if settings.engine != "auto":
+        obstacle = _obstacle(settings.engine, settings, config)
+        if obstacle is not None:
+            raise obstacle
+        return settings.engine, "as asked"
+    obstacles: list[RerankError] = []
+    for name, advantage in _preferences(settings):
+        obstacle = _obstacle(name, settings, config)
+        if obstacle is None:
+            return name, "; ".join(["auto: " + advantage, *map(str, obstacles)])
+        obstacles.append(obstacle)
+    raise obstacles[0]  # the preferred engine's: it names the extra, or what does not fit
+
+
+def _preferences(settings: ScorerSettings) -> Iterator[tuple[str, str]]:
+    """Yield engines from the fastest to the most general, and what speaks for each."""
+    if settings.dtype == "int8":
+        graphs = ["openvino", "onnx"] if has_vnni() else ["onnx", "openvino"]
+        # Measured without VNNI: ONNX Runtime's int8 is faster than float32, OpenVINO's slower.
+        yield from ((name, "fastest in int8 on this CPU, of what is installed") for name in graphs)
+        return
+    if settings.device == "cpu":
+        yield "openvino", "fastest on CPU"
+    yield "torch", "a BERT our engine reads"
+    yield "transformers", "runs any one-logit classifier"
+
+
+def _obstacle(name: str, settings: ScorerSettings, config: Mapping[str, Any]) -> RerankError | None:
+    """Return the error that says why an engine cannot be used, or None if it can."""
+    if name != "transformers" and (unsupported := BertConfig.why_unsupported(config)):
+        return InvalidInputError(
+            f"engine {name!r} must have a BERT it knows, but {unsupported}; use engine='auto'"
+        )
+    if name in _CPU_ONLY and settings.device != "cpu":
+        return InvalidInputError(f"engine {name!r} must have device 'cpu', but got {settings.device!r}")
+    if settings.dtype not in _DTYPES[name]:
+        return InvalidInputError(
+            f"dtype of engine {name!r} must be one of {sorted(_DTYPES[name])}, but got {settings.dtype!r}"
+        )
+    needed = [*_PACKAGES[name], *(["nncf"] if settings.dtype == "int8" else [])]
+    missing = [package for package in needed if importlib.util.find_spec(package) is None]
+    if missing:
+        return MissingExtraError(
+            f"engine {name!r} needs {', '.join(missing)}; "
+            f'install it with: pip install "rerank-plugins[{name}]"'
+        )
+    if name == "openvino":
+        from rerank_plugins.scoring.engines.openvino import check_precision
+
+        try:
+            check_precision(settings.dtype)
+        except InvalidInputError as error:
+            return error
+    return None

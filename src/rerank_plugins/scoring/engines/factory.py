@@ -1,0 +1,83 @@
+"""Makes the engine that was chosen, with the graph it needs from the disk cache."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from rerank_plugins.scoring.engines import artifacts, bert
+from rerank_plugins.scoring.engines.base import Engine, PaddedBatch
+from rerank_plugins.scoring.engines.bert import BertConfig, BertNetwork
+from rerank_plugins.scoring.engines.calibration import calibration_batches
+from rerank_plugins.scoring.engines.torch import TorchEngine
+from rerank_plugins.scoring.loading import ModelFiles, load_weights
+from rerank_plugins.scoring.pairs import PairEncoder
+from rerank_plugins.settings import ScorerSettings
+
+__all__ = ["make_engine"]
+
+
+def make_engine(settings: ScorerSettings, found: ModelFiles, encoder: PairEncoder) -> Engine:
+    """Return the engine that settings name, ready; nothing in them is `"auto"`.
+
+    Raises:
+        ModelFormatError: If the checkpoint's weights do not fit.
+    """
+    makers = {"torch": _torch, "transformers": _transformers, "openvino": _openvino, "onnx": _onnx}
+    return makers[settings.engine](settings, found, encoder)
+
+
+def _torch(settings: ScorerSettings, found: ModelFiles, _: PairEncoder) -> Engine:
+    network = BertNetwork(found.config, load_weights(found.folder), getattr(torch, settings.dtype))
+    return TorchEngine(network, torch.device(settings.device))
+
+
+def _transformers(settings: ScorerSettings, found: ModelFiles, _: PairEncoder) -> Engine:
+    from rerank_plugins.scoring.engines.transformers import TransformersEngine
+
+    return TransformersEngine(found.folder, torch.device(settings.device), getattr(torch, settings.dtype))
+
+
+def _openvino(settings: ScorerSettings, found: ModelFiles, encoder: PairEncoder) -> Engine:
+    from rerank_plugins.scoring.engines import openvino
+
+    network = BertNetwork(found.config, load_weights(found.folder))
+
+    def make(folder: Path) -> None:
+        openvino.save_graph(
+            network.encoder, "cls", folder / "graph.xml", _calibration(settings, found, encoder)
+        )
+
+    folder = _graph_folder(settings, found, Path(openvino.__file__), openvino.VERSION, make)
+    return openvino.OpenVINOEngine(folder / "graph.xml", network.head, network.config.pad_id, settings.dtype)
+
+
+def _onnx(settings: ScorerSettings, found: ModelFiles, encoder: PairEncoder) -> Engine:
+    from rerank_plugins.scoring.engines import onnx
+
+    def make(folder: Path) -> None:
+        network = BertNetwork(found.config, load_weights(found.folder))
+        onnx.save_graph(network, folder / "graph.onnx", _calibration(settings, found, encoder))
+
+    folder = _graph_folder(settings, found, Path(onnx.__file__), onnx.VERSION, make)
+    return onnx.OnnxEngine(folder / "graph.onnx", BertConfig.of(found.config).pad_id)
+
+
+def _graph_folder(
+    settings: ScorerSettings, found: ModelFiles, module: Path, version: str, make: Callable[[Path], None]
+) -> Path:
+    # A graph is as good as the code that made it: another version of ours makes it again.
+    sources = [path.read_text() for path in (module, module.with_name("quantize.py"), Path(bert.__file__))]
+    precision = "int8" if settings.dtype == "int8" else "float"
+    key = artifacts.fingerprint(
+        found.folder, settings.engine, precision, version, torch.__version__, *sources
+    )
+    return artifacts.artifact(settings.engine_cache_dir, key, make)
+
+
+def _calibration(
+    settings: ScorerSettings, found: ModelFiles, encoder: PairEncoder
+) -> list[PaddedBatch] | None:
+    if settings.dtype != "int8":
+        return None
+    return calibration_batches(encoder, BertConfig.of(found.config).pad_id)

@@ -1,0 +1,165 @@
+"""`Flight`: one call on its way through caches, tokeniser and worker, chunk by chunk."""
+
+import time
+from array import array
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rerank_plugins.inputs import refuse_surrogates
+from rerank_plugins.scoring.cache import ContentCache, digest
+from rerank_plugins.scoring.dispatch import Scored, Worker
+from rerank_plugins.scoring.pairs import EncodedPairs, PairEncoder
+from rerank_plugins.scoring.protocol import Scores
+
+__all__ = ["Chunk", "Flight", "Row"]
+
+Pair = tuple[str, str]
+# What is kept of a scored pair, here and in the score cache.
+Row = tuple[float, int, bool, bool]
+
+_ROW = np.dtype([("logits", "f4"), ("document_tokens", "i4"), ("truncated", "?"), ("query_truncated", "?")])
+# Pairs tokenised and queued at once: bounds memory, and lets tokenising overlap with the engine.
+_CHUNK = 1024
+# Chunks in the air: one that the engine works on, and one that is ready.
+_IN_THE_AIR = 2
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Distinct pairs, and what is known of them.
+
+    Attributes:
+        keys: Digest of each of the n pairs.
+        rows: [n], filled for the pairs that the score cache knew; the rest when they land.
+        places: int64, which of the n have to be scored.
+        pairs: Those pairs.
+    """
+
+    keys: list[bytes]
+    rows: NDArray[np.void]
+    places: NDArray[np.int64]
+    pairs: list[Pair]
+
+
+@dataclass(frozen=True)
+class _Pending:
+    chunk: Chunk
+    encoded: EncodedPairs
+    future: "Future[Scored]"
+
+
+class Flight:
+    """Scores the pairs of one call, two chunks at most in the air.
+
+    Texts and token ids are let go when their chunk has landed: what grows with the number of pairs is a
+    row and a digest each. Leaving the `with` block early drops what still waits.
+    """
+
+    def __init__(self, encoder: PairEncoder, worker: Worker, scores: ContentCache[Row]) -> None:
+        self._encoder = encoder
+        self._worker = worker
+        self._cache = scores
+        self._pending: deque[_Pending] = deque()
+        self._places = array("q")
+        self._rows: list[NDArray[np.void]] = [np.empty(0, dtype=_ROW)]
+        self._counts: Counter[str] = Counter()
+        self._times = {"tokenize_ms": 0.0, "queue_ms": 0.0, "compute_ms": 0.0}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for pending in self._pending:
+            pending.future.cancel()
+
+    @property
+    def full(self) -> bool:
+        """Whether the oldest chunk must land before another may start."""
+        return len(self._pending) >= _IN_THE_AIR
+
+    @property
+    def oldest(self) -> "Future[Scored] | None":
+        """The answer to the chunk that is longest in the air."""
+        return self._pending[0].future if self._pending else None
+
+    def chunks(self, pairs: Iterable[Pair]) -> Iterator[Chunk]:
+        """Yield each distinct pair once: equal pairs get equal scores, to the last bit, and cost once.
+
+        Raises:
+            InvalidInputError: If a text is not valid Unicode.
+        """
+        seen: dict[bytes, int] = {}
+        fresh: dict[bytes, Pair] = {}
+        for pair in pairs:
+            key = _key(pair)
+            if key not in seen:
+                seen[key] = len(seen)
+                fresh[key] = pair
+            self._places.append(seen[key])
+            if len(fresh) == _CHUNK:
+                yield self._chunk(fresh)
+                fresh = {}
+        if fresh:
+            yield self._chunk(fresh)
+
+    def _chunk(self, fresh: dict[bytes, Pair]) -> Chunk:
+        keys = list(fresh)
+        known = self._cache.find(keys)
+        self._counts["score_cache_hits"] += len(known)
+        rows = np.empty(len(keys), dtype=_ROW)
+        places = [i for i, key in enumerate(keys) if key not in known]
+        for i, key in enumerate(keys):
+            if key in known:
+                rows[i] = known[key]
+        self._rows.append(rows)
+        return Chunk(keys, rows, np.array(places, dtype=np.int64), [fresh[keys[i]] for i in places])
+
+    def encode(self, chunk: Chunk) -> EncodedPairs:
+        """Tokenise what has to be scored."""
+        started = time.perf_counter()
+        encoded = self._encoder.encode(chunk.pairs)
+        self._times["tokenize_ms"] += (time.perf_counter() - started) * 1000
+        return encoded
+
+    def submit(self, chunk: Chunk, encoded: EncodedPairs) -> None:
+        """Queue a chunk; one whose scores are all known has landed."""
+        if len(encoded):
+            self._pending.append(_Pending(chunk, encoded, self._worker.submit(encoded)))
+
+    def land(self, scored: Scored) -> None:
+        """Take the answer to the oldest chunk."""
+        pending = self._pending.popleft()
+        chunk, encoded = pending.chunk, pending.encoded
+        found = np.empty(len(encoded), dtype=_ROW)
+        found["logits"] = scored.logits
+        for name in ("document_tokens", "truncated", "query_truncated"):
+            found[name] = getattr(encoded, name)
+        chunk.rows[chunk.places] = found
+        rows = cast("list[Row]", found.tolist())
+        self._cache.keep((chunk.keys[i], row) for i, row in zip(chunk.places, rows, strict=True))
+        self._counts["tokens"] += len(encoded.ids)
+        self._counts["texts"] += encoded.texts
+        self._counts["token_cache_hits"] += encoded.cached_texts
+        self._times["compute_ms"] += scored.compute_ms
+        self._times["queue_ms"] = max(self._times["queue_ms"], scored.queue_ms)
+
+    def scores(self) -> Scores:
+        """Return the scores of all pairs, in the order they were given."""
+        rows = np.concatenate(self._rows)[np.frombuffer(self._places, dtype=np.int64)]
+        details: dict[str, Any] = {name: np.ascontiguousarray(rows[name]) for name in _ROW.names or ()}
+        details |= self._times | self._counts
+        return Scores(**details)
+
+
+def _key(pair: Pair) -> bytes:
+    try:
+        return digest(*pair)
+    except UnicodeError:
+        refuse_surrogates(pair)
+        raise

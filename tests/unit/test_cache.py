@@ -1,0 +1,115 @@
+"""What is remembered: token ids and scores, exactly, within bounds, by many threads."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rerank_plugins import CrossEncoderScorer, InvalidInputError, Reranker
+from rerank_plugins.scoring.cache import ContentCache, digest
+from rerank_plugins.scoring.pairs import PairEncoder
+from tests.texts import make_text
+
+TEXTS = [make_text(1 + i % 50, seed=i) for i in range(120)]
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=4), st.data())
+def test_digests_tell_lists_of_texts_apart(texts: list[str], data: st.DataObject) -> None:
+    assert digest(*texts) == digest(*texts)
+    if texts:
+        i = data.draw(st.integers(0, len(texts) - 1))
+        assert digest(*texts) != digest(*texts[:i], texts[i] + "x", *texts[i + 1 :])
+        assert digest(*texts) != digest(*texts, "")
+
+
+def test_least_recently_used_goes_first_and_the_bound_holds() -> None:
+    cache: ContentCache[bytes] = ContentCache(10, len)
+    cache.keep([(b"a", b"123"), (b"b", b"456"), (b"c", b"789")])
+    assert cache.find([b"a", b"x"]) == {b"a": b"123"}
+    cache.keep([(b"d", b"012")])  # b is the oldest now
+    assert set(cache.find([b"a", b"b", b"c", b"d"])) == {b"a", b"c", b"d"}
+    cache.keep([(b"huge", b"0" * 11)])
+    assert cache.find([b"huge"]) == {}
+    assert cache.used == 9
+    off: ContentCache[bytes] = ContentCache(0, len)
+    off.keep([(b"a", b"")])
+    assert off.find([b"a"]) == {}
+
+
+def encoder(scorer: CrossEncoderScorer, cache_bytes: int) -> PairEncoder:
+    tokenizer = scorer._loaded.encoder._tokenizer
+    return PairEncoder(tokenizer, max_length=64, max_query_tokens=16, cache_bytes=cache_bytes)
+
+
+def test_threads_that_share_a_small_cache_get_the_same_ids(tiny_scorer: CrossEncoderScorer) -> None:
+    plain, small = encoder(tiny_scorer, 0), encoder(tiny_scorer, 20_000)  # forgets all the time
+    orders = [np.random.default_rng(seed).permutation(len(TEXTS)) for seed in range(64)]
+
+    def encode(order: np.ndarray) -> list[tuple[list[int], list[int], bool]]:
+        pairs = [(TEXTS[i % 7], TEXTS[i]) for i in order]
+        encoded = small.encode(pairs)
+        again = plain.encode(pairs)
+        return [
+            encoded.pair_ids(i).tolist() == again.pair_ids(i).tolist()
+            and encoded.truncated[i] == again.truncated[i]
+            and encoded.query_truncated[i] == again.query_truncated[i]
+            for i in range(len(pairs))
+        ]
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(all(same) for same in pool.map(encode, orders))
+    assert 0 < small._cache.used <= 20_000
+
+
+def test_a_long_text_is_kept_short_and_still_known_to_be_cut(tiny_scorer: CrossEncoderScorer) -> None:
+    cached = encoder(tiny_scorer, 2**20)
+    pair = ("word " * 1000, "other " * 100_000)
+    for known in (0, 2):
+        encoded = cached.encode([pair])
+        assert encoded.cached_texts == known
+        assert encoded.truncated.tolist() == encoded.query_truncated.tolist() == [True]
+        assert len(encoded.ids) == 64
+    assert cached._cache.used < 2000
+
+
+def test_stats_say_what_was_remembered(tiny: Path) -> None:
+    with CrossEncoderScorer(str(tiny), device="cpu", score_cache_size=1000) as scorer:
+        reranker = Reranker(scorer)
+        first = reranker.rank("a question", TEXTS[:20]).stats
+        assert (first.texts, first.token_cache_hits, first.score_cache_hits) == (21, 0, 0)
+        other = reranker.rank("another question", TEXTS[:20]).stats
+        assert (other.texts, other.token_cache_hits, other.score_cache_hits) == (21, 20, 0)
+        again = reranker.rank("a question", TEXTS[10:30])
+        # the query is known, ten documents are scored already, ten are new
+        assert (again.stats.texts, again.stats.token_cache_hits, again.stats.score_cache_hits) == (11, 1, 10)
+        all_known = reranker.rank("a question", TEXTS[:20])
+        assert all_known.stats.score_cache_hits == 20
+        assert all_known.stats.tokens == 0
+
+
+def test_remembered_scores_are_the_scores(tiny: Path, tiny_scorer: CrossEncoderScorer) -> None:
+    documents = ["long " * 600, *TEXTS, "", TEXTS[0]]
+    with CrossEncoderScorer(str(tiny), device="cpu", score_cache_size=1000) as scorer:
+        expected = tiny_scorer.score_detailed("q", documents)
+        for _ in range(2):
+            details = scorer.score_detailed("q", documents)
+            np.testing.assert_allclose(details.logits, expected.logits, atol=1e-5, rtol=0)
+            for name in ("document_tokens", "truncated", "query_truncated"):
+                np.testing.assert_array_equal(getattr(details, name), getattr(expected, name))
+        # Another query is another pair, and another model has a memory of its own.
+        assert scorer.score_detailed("p", documents).score_cache_hits == 0
+        with CrossEncoderScorer(str(tiny), device="cpu", score_cache_size=1000, max_length=100) as other:
+            assert other.score_detailed("q", documents).score_cache_hits == 0
+
+
+def test_scores_are_not_remembered_unless_asked(tiny_scorer: CrossEncoderScorer) -> None:
+    for _ in range(2):
+        assert tiny_scorer.score_detailed("q", TEXTS).score_cache_hits == 0
+
+
+def test_a_lone_surrogate_is_named_in_a_stream_too(tiny_scorer: CrossEncoderScorer) -> None:
+    with pytest.raises(InvalidInputError, match="surrogate"):
+        tiny_scorer.score("q", iter(["fine", "bad \ud800"]))

@@ -1,0 +1,173 @@
+"""The worker's order of service: full batches, fairness, bounds, cancellation."""
+
+import threading
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+
+from rerank_plugins import QueueFullError
+from rerank_plugins.scoring.dispatch import Scored, Worker
+from rerank_plugins.scoring.pairs import EncodedPairs
+
+BUDGET = 64
+ROUND = 4 * BUDGET
+
+
+def request(pairs: int, *, name: int = 1, length: int = 4) -> EncodedPairs:
+    """Make pairs of equal length; their ids name the request, their order within it comes after."""
+    ids = np.empty((pairs, length), dtype=np.int32)
+    ids[:, 0] = name
+    ids[:, 1:] = np.arange(pairs)[:, None]
+    none = np.zeros(pairs, dtype=bool)
+    return EncodedPairs(
+        ids=ids.ravel(),
+        offsets=np.arange(pairs + 1) * length,
+        boundaries=np.ones(pairs, dtype=np.int32),
+        document_type=1,
+        document_tokens=np.full(pairs, length - 1, dtype=np.int32),
+        truncated=none,
+        query_truncated=none,
+    )
+
+
+class Recorder:
+    """An engine that notes whose pairs each batch held, and waits for leave to begin."""
+
+    name = "recorder"
+    memory = 0
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+        self.after = lambda: None
+
+    def forward(self, pairs: EncodedPairs, indices: np.ndarray) -> np.ndarray:
+        self.entered.set()
+        assert self.gate.wait(10)
+        starts = pairs.offsets[indices]
+        self.batches.append(pairs.ids[starts].tolist())
+        self.after()
+        return pairs.ids[starts + 1].astype(np.float32)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+def held(recorder: Recorder, **limits: int) -> tuple[Worker, "Future[Scored]"]:
+    """Return a worker whose engine is held in the round of one first pair."""
+    worker = Worker(recorder, BUDGET, **limits)
+    first = worker.submit(request(1, name=0))
+    assert recorder.entered.wait(10)
+    return worker, first
+
+
+def test_small_requests_fill_batches_together(recorder: Recorder) -> None:
+    worker, _ = held(recorder)
+    answers = [worker.submit(request(4, name=i)) for i in range(1, 17)]  # a quarter of a batch each
+    recorder.gate.set()
+    for answer in answers:
+        assert answer.result(10).logits.tolist() == [0, 1, 2, 3]
+    assert [len(batch) for batch in recorder.batches] == [1, 16, 16, 16, 16]
+    worker.close()
+
+
+def test_a_long_request_is_answered_in_order_and_starves_nobody(recorder: Recorder) -> None:
+    worker, _ = held(recorder)
+    long = worker.submit(request(1000, name=1))
+    small = [worker.submit(request(8, name=i)) for i in range(2, 40)]
+    recorder.gate.set()
+    for answer in small:
+        assert answer.result(10).logits.tolist() == list(range(8))
+    assert long.result(10).logits.tolist() == list(range(1000))
+    served = [name for batch in recorder.batches for name in batch]
+    last_small = max(i for i, name in enumerate(served) if name > 1)
+    # The long one came first and has its first round, then a quarter of each while small ones wait.
+    before = served[:last_small].count(1)
+    small_pairs = 8 * len(small)
+    assert ROUND // 4 <= before <= ROUND // 4 + small_pairs / 3 + ROUND // 4
+    # Small ones in the order they came.
+    order = [name for name in served if name > 1]
+    assert order == sorted(order)
+    worker.close()
+
+
+def test_a_small_request_that_comes_late_waits_for_one_round(recorder: Recorder) -> None:
+    worker, _ = held(recorder)
+    long = worker.submit(request(1000, name=1))
+    late: list[Future[Scored]] = []
+
+    def arrive() -> None:
+        if len(recorder.batches) == 20:
+            late.append(worker.submit(request(4, name=2)))
+
+    recorder.after = arrive
+    recorder.gate.set()
+    long.result(10)
+    assert late[0].result(10).logits.tolist() == [0, 1, 2, 3]
+    came_in = next(i for i, batch in enumerate(recorder.batches) if 2 in batch)
+    assert came_in <= 20 + 2 * 4  # the rest of that round, and its own
+    worker.close()
+
+
+def test_long_requests_move_while_small_ones_keep_coming(recorder: Recorder) -> None:
+    worker, _ = held(recorder)
+    long = worker.submit(request(200, name=1))
+
+    def keep_coming() -> None:
+        if not long.done():
+            for _ in range(2):  # more than the engine scores
+                worker.submit(request(16, name=2))
+
+    recorder.after = keep_coming
+    recorder.gate.set()
+    assert long.result(10).logits.tolist() == list(range(200))
+    worker.close()
+
+
+def test_a_full_queue_says_so_and_recovers(recorder: Recorder) -> None:
+    worker, first = held(recorder, max_queue_tokens=100)
+    # Alone it may be any size: it could never be scored otherwise.
+    big = worker.submit(request(50))
+    assert worker.waiting_tokens == 200
+    with pytest.raises(QueueFullError, match=r"at most 100 tokens may wait .* 200 do and 4 came"):
+        worker.submit(request(1))
+    assert big.cancel()
+    assert worker.waiting_tokens == 0
+    kept = worker.submit(request(20))
+    recorder.gate.set()
+    assert first.result(10).logits.tolist() == [0]
+    assert kept.result(10).logits.tolist() == list(range(20))
+    assert worker.submit(request(1)).result(10).logits.tolist() == [0]
+    worker.close()
+
+
+def test_cancelling_drops_what_no_round_has_taken(recorder: Recorder) -> None:
+    worker, _ = held(recorder)
+    long = worker.submit(request(1000, name=1))
+    recorder.after = lambda: long.cancel()
+    recorder.gate.set()
+    assert worker.submit(request(1, name=2)).result(10).logits.tolist() == [0]
+    assert long.cancelled()
+    assert sum(batch.count(1) for batch in recorder.batches) <= ROUND // 4
+    worker.close()
+
+
+@pytest.mark.parametrize("lengths", [[3, 9, 1, 9], [5], [1, 2, 3]])
+def test_taking_pairs_keeps_them(lengths: list[int]) -> None:
+    parts = [request(1, name=i, length=length) for i, length in enumerate(lengths)]
+    from rerank_plugins.scoring.dispatch import join
+
+    joined = join(parts)
+    order = np.argsort(lengths)[::-1]
+    taken = joined.take(order)
+    assert [taken.pair_ids(i).tolist() for i in range(len(taken))] == [
+        joined.pair_ids(int(i)).tolist() for i in order
+    ]
+    assert taken.lengths.tolist() == [lengths[i] for i in order]

@@ -1,0 +1,168 @@
+"""Which engine and precision are chosen, why, and what is kept on disk."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rerank_plugins import CrossEncoderScorer, InvalidInputError, MissingExtraError, ScorerSettings
+from rerank_plugins.scoring.engines import artifacts, choice, precision
+from rerank_plugins.scoring.engines.choice import choose_engine
+
+BERT = {"model_type": "bert"}
+OTHER = {"model_type": "electra"}
+
+
+def chosen(config: dict[str, str] = BERT, **settings: str) -> tuple[str, str]:
+    return choose_engine(ScorerSettings(**{"device": "cpu", "dtype": "float32", **settings}), config)
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch):
+    """Return a function that makes packages look as if they were not installed."""
+    find = importlib.util.find_spec
+
+    def hide(*names: str) -> None:
+        monkeypatch.setattr(
+            choice.importlib.util, "find_spec", lambda name: None if name in names else find(name)
+        )
+
+    return hide
+
+
+def test_openvino_is_the_default_on_cpu_when_installed(without) -> None:
+    assert chosen() == ("openvino", "auto: fastest on CPU")
+    without("openvino")
+    name, why = chosen()
+    assert name == "torch"
+    assert 'pip install "rerank-plugins[openvino]"' in why
+
+
+def test_other_architectures_go_to_transformers_and_the_reason_is_told() -> None:
+    name, why = chosen(OTHER)
+    assert name == "transformers"
+    assert "electra" in why
+
+
+def test_cuda_never_gets_a_cpu_engine() -> None:
+    assert chosen(device="cuda:0", dtype="bfloat16")[0] == "torch"
+    with pytest.raises(InvalidInputError, match="must have device 'cpu', but got 'cuda:0'"):
+        chosen(device="cuda:0", engine="onnx")
+
+
+@pytest.mark.parametrize(
+    ("vnni", "first", "second"), [(True, "openvino", "onnx"), (False, "onnx", "openvino")]
+)
+def test_int8_takes_what_is_faster_on_this_cpu(
+    monkeypatch: pytest.MonkeyPatch, without, vnni: bool, first: str, second: str
+) -> None:
+    monkeypatch.setattr(choice, "has_vnni", lambda: vnni)
+    assert chosen(dtype="int8")[0] == first
+    without("onnxruntime" if first == "onnx" else "openvino")
+    assert chosen(dtype="int8")[0] == second
+    without("openvino", "onnxruntime")
+    with pytest.raises(MissingExtraError, match=f"rerank-plugins\\[{first}\\]"):
+        chosen(dtype="int8")
+
+
+def test_int8_is_never_chosen_and_never_given_up_silently(tiny: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"dtype of engine 'torch' must be one of .* got 'int8'"):
+        chosen(dtype="int8", engine="torch")
+    with pytest.raises(InvalidInputError, match="electra"):
+        chosen(OTHER, dtype="int8")
+    with CrossEncoderScorer(str(tiny), device="cpu") as scorer:
+        assert scorer.info.dtype != "int8"
+
+
+def test_openvino_refuses_a_precision_it_would_replace(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rerank_plugins.scoring.engines import openvino
+
+    class Core:
+        def get_property(self, device: str, name: str) -> list[str]:
+            return ["FP32", "INT8"]
+
+    monkeypatch.setattr(openvino.ov, "Core", Core)
+    with pytest.raises(InvalidInputError, match="'bfloat16'"):
+        chosen(dtype="bfloat16", engine="openvino")
+    # asked for bfloat16 without an engine, torch does it, and says why
+    name, why = chosen(dtype="bfloat16")
+    assert name == "torch"
+    assert "OpenVINO" in why
+
+
+@pytest.mark.parametrize(
+    ("supported", "seconds", "expected"),
+    [(True, 0.5, "bfloat16"), (True, 0.9, "float32"), (True, 30.0, "float32"), (False, 0.0, "float32")],
+)
+def test_bfloat16_on_cpu_only_where_it_measures_faster(
+    monkeypatch: pytest.MonkeyPatch, supported: bool, seconds: float, expected: str
+) -> None:
+    times = {torch.float32: 1.0, torch.bfloat16: seconds}
+    monkeypatch.setattr(precision, "_has_bfloat16", lambda: supported)
+    monkeypatch.setattr(precision, "_matmul_seconds", times.__getitem__)
+    dtype, why = precision.cpu_dtype.__wrapped__()
+    assert dtype == expected
+    assert ("measured" in why) == supported
+
+
+def test_the_measurement_measures() -> None:
+    assert 0 < precision._matmul_seconds(torch.float32, repeats=2) < 10
+
+
+def test_a_graph_is_made_once_and_again_when_the_weights_change(tiny: Path, tmp_path: Path) -> None:
+    import shutil
+
+    made = tmp_path / "graphs"
+    model = tmp_path / "model"
+    shutil.copytree(tiny, model)
+
+    def score() -> np.ndarray:
+        with CrossEncoderScorer(
+            str(model), device="cpu", dtype="float32", engine="openvino", engine_cache_dir=str(made)
+        ) as scorer:
+            return scorer.score("q", ["a b c", "d"])
+
+    first = score()
+    (folder,) = made.iterdir()
+    stamp = (folder / "graph.xml").stat().st_mtime_ns
+    np.testing.assert_array_equal(score(), first)
+    assert (folder / "graph.xml").stat().st_mtime_ns == stamp
+    assert any(path.suffix == ".blob" for path in folder.iterdir()), "the compiled model is kept too"
+
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(model / "model.safetensors")
+    weights["classifier.bias"] = weights["classifier.bias"] + 1
+    save_file(weights, model / "model.safetensors")
+    np.testing.assert_allclose(score(), first + 1, atol=1e-5)
+    assert len(list(made.iterdir())) == 2
+
+
+def test_a_crash_leaves_nothing_half_made(tmp_path: Path) -> None:
+    def crash(folder: Path) -> None:
+        (folder / "graph.xml").write_text("half")
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        artifacts.artifact(str(tmp_path), "key", crash)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_may_race(tmp_path: Path) -> None:
+    def slow(folder: Path) -> None:
+        (folder / "mine").touch()
+        other = artifacts.artifact(str(tmp_path), "key", lambda f: (f / "theirs").touch())
+        assert (other / "theirs").exists()
+
+    assert (artifacts.artifact(str(tmp_path), "key", slow) / "theirs").exists()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_disk_that_refuses_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    blocked = tmp_path / "file"
+    blocked.touch()
+    folder = artifacts.artifact(str(blocked), "key", lambda f: (f / "made").touch())
+    assert (folder / "made").exists()
+    assert "cannot write" in caplog.text
