@@ -98,21 +98,21 @@ class ScorerSettings(_Settings):
         token: Hub token; never serialised. None: what huggingface_hub finds by itself.
     """
 
-    model: str = Field(DEFAULT_MODEL, min_length=1)
+    model: str = Field(default=DEFAULT_MODEL, min_length=1)
     revision: str | None = None
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     dtype: Dtype = "auto"
     engine: EngineName = "auto"
-    max_length: int | None = Field(None, ge=8)
-    max_query_tokens: int | None = Field(None, ge=1)
-    max_batch_tokens: int | None = Field(None, ge=1)
-    max_queue_tokens: int = Field(2**24, ge=1)
-    token_cache_bytes: int = Field(2**25, ge=0)
-    score_cache_size: int = Field(0, ge=0)
+    max_length: int | None = Field(default=None, ge=8)
+    max_query_tokens: int | None = Field(default=None, ge=1)
+    max_batch_tokens: int | None = Field(default=None, ge=1)
+    max_queue_tokens: int = Field(default=2**24, ge=1)
+    token_cache_bytes: int = Field(default=2**25, ge=0)
+    score_cache_size: int = Field(default=0, ge=0)
     engine_cache_dir: str | None = None
     cache_dir: str | None = None
     local_files_only: bool = False
-    token: SecretStr | None = Field(None, exclude=True, repr=False)
+    token: SecretStr | None = Field(default=None, exclude=True, repr=False)
 
 
 class RerankSettings(_Settings):
@@ -128,7 +128,7 @@ class RerankSettings(_Settings):
             order with `reranked=False` and the reason. Bad input raises under both.
     """
 
-    top_k: int | None = Field(None, ge=0)
+    top_k: int | None = Field(default=None, ge=0)
     min_score: Annotated[float, AfterValidator(_not_nan)] | None = None
     scale: Scale = "probability"
     on_error: OnError = "raise"

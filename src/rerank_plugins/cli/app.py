@@ -1,11 +1,11 @@
 """The commands and their options."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from rerank_plugins.cli.options import InputFormat, OutputFormat
+from rerank_plugins.cli.options import ExportDtype, GraphFormat, InputFormat, OutputFormat
 from rerank_plugins.errors import InvalidInputError
 
 app = typer.Typer(
@@ -22,9 +22,10 @@ Model = Annotated[
         "--model", "-m", help="Hub id, folder or 'bundled'. Default: RERANK_MODEL, or MiniLM-L6-v2."
     ),
 ]
+Revision = Annotated[str | None, typer.Option(help="Commit, branch or tag on the hub.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
-Engine = Annotated[str | None, typer.Option(help="auto, torch or transformers.")]
+Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16 or int8.")]
+Engine = Annotated[str | None, typer.Option(help="auto, torch, openvino, onnx or transformers.")]
 Offline = Annotated[bool, typer.Option("--local-files-only", help="Never ask the hub.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -57,7 +58,7 @@ def rank(
     min_score: Annotated[float | None, typer.Option(help="Lowest score to keep, inclusive.")] = None,
     scale: Annotated[str | None, typer.Option(help="probability or logit.")] = None,
     model: Model = None,
-    revision: Annotated[str | None, typer.Option(help="Commit, branch or tag on the hub.")] = None,
+    revision: Revision = None,
     device: Device = None,
     dtype: Dtype = None,
     engine: Engine = None,
@@ -124,6 +125,30 @@ def doctor(
 
 
 @app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Where to write the graph, tokenizer and config.")],
+    model: Model = None,
+    revision: Revision = None,
+    graph_format: Annotated[GraphFormat, typer.Option("--format", help="What to write.")] = GraphFormat.onnx,
+    dtype: Annotated[
+        ExportDtype, typer.Option(help="int8 is calibrated and quantised.")
+    ] = ExportDtype.float32,
+    local_files_only: Offline = False,
+) -> None:
+    """Write the model for other runtimes: Vespa, OpenSearch, Triton, browsers."""
+    from rerank_plugins.cli.export import export as write
+    from rerank_plugins.settings import ScorerSettings
+
+    options: dict[str, Any] = {
+        "model": model,
+        "revision": revision,
+        "local_files_only": local_files_only or None,
+    }
+    settings = ScorerSettings(**{k: v for k, v in options.items() if v is not None})
+    write(settings, folder, graph_format.value, dtype.value)
+
+
+@app.command()
 def demo(
     queries: Annotated[int | None, typer.Option(help="Show only the first N queries.", min=1)] = None,
     model: Annotated[str, typer.Option("--model", "-m", help="Model to rerank with.")] = "bundled",
@@ -133,3 +158,57 @@ def demo(
     from rerank_plugins.cli.demo import run_demo
 
     run_demo(queries=queries, model=model, top_k=top_k)
+
+
+@app.command()
+def bench(
+    model: Annotated[str, typer.Option("--model", "-m", help="Model to measure.")] = "bundled",
+    ours: Annotated[
+        list[str] | None, typer.Option(help="engine:dtype of ours, repeatable. Default: all that run.")
+    ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(help="A peer's name, 'all' or 'none', repeatable. Default: sentence-transformers."),
+    ] = None,
+    lengths: Annotated[str, typer.Option(help="msmarco, rag, or JSONL of query and documents.")] = "msmarco",
+    candidates: Annotated[
+        list[int] | None, typer.Option(min=1, help="Documents a query, repeatable. Default: 100.")
+    ] = None,
+    queries: Annotated[int, typer.Option(min=1, help="Queries a round.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 7,
+    callers: Annotated[list[int] | None, typer.Option(min=1, help="Callers at once, repeatable.")] = None,
+    background: Annotated[int, typer.Option(min=0, help="A long request beside the callers.")] = 0,
+    repeat_documents: Annotated[
+        bool, typer.Option("--repeat-documents", help="Same documents, new queries.")
+    ] = False,
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="Only the model's shape.")] = False,
+    baseline: Annotated[str | None, typer.Option(help="Whom ratios compare with.")] = None,
+    device: Annotated[str, typer.Option(help="Device of ours.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Of the texts.")] = 0,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Where to write JSON.")] = None,
+    plot_path: Annotated[Path | None, typer.Option("--plot", help="Where to write a PNG.")] = None,
+) -> None:
+    """Measure speed, latency under load and agreement of scores, against what else is installed."""
+    from rerank_plugins.bench.contestants import PEERS
+    from rerank_plugins.bench.run import Plan
+    from rerank_plugins.cli.bench import bench as measure
+
+    named = {"all": tuple(PEERS), "none": ()}
+    peers = [name for given in peer or ["sentence-transformers"] for name in named.get(given, (given,))]
+    plan = Plan(
+        model=model,
+        ours=tuple(ours or ()),
+        peers=tuple(peers),
+        lengths=lengths,
+        candidates=tuple(candidates or (100,)),
+        queries=queries,
+        rounds=rounds,
+        callers=tuple(callers or ()),
+        background=background,
+        repeat_documents=repeat_documents,
+        random_weights=random_weights,
+        baseline=baseline,
+        device=device,
+        seed=seed,
+    )
+    measure(plan, json_path=json_path, plot_path=plot_path)

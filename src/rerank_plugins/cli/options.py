@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-__all__ = ["InputFormat", "OutputFormat"]
+__all__ = ["ExportDtype", "GraphFormat", "InputFormat", "OutputFormat"]
 
 
 class InputFormat(StrEnum):
@@ -21,3 +21,17 @@ class OutputFormat(StrEnum):
     jsonl = "jsonl"
     table = "table"
     trec = "trec"
+
+
+class GraphFormat(StrEnum):
+    """What an export writes."""
+
+    onnx = "onnx"
+    openvino = "openvino"
+
+
+class ExportDtype(StrEnum):
+    """The precision of an export."""
+
+    float32 = "float32"
+    int8 = "int8"

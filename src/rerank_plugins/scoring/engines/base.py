@@ -13,6 +13,9 @@ from rerank_plugins.scoring.pairs import EncodedPairs
 __all__ = ["Engine", "PaddedBatch", "free_cached_memory", "pad"]
 
 
+_CPU = torch.device("cpu")
+
+
 class Engine(Protocol):
     """Runs a model on one device. Only its worker's thread calls it."""
 
@@ -49,7 +52,7 @@ class PaddedBatch:
     mask: NDArray[np.int64]
     types: NDArray[np.int64]
 
-    def to(self, device: torch.device) -> tuple[Tensor, Tensor | None, Tensor]:
+    def tensors(self, device: torch.device = _CPU) -> tuple[Tensor, Tensor | None, Tensor]:
         """Return ids, mask and types on `device`; no mask if nothing is padded."""
         mask = None if self.mask.all() else _to_device(self.mask, device)
         return _to_device(self.ids, device), mask, _to_device(self.types, device)

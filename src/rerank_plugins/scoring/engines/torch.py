@@ -30,7 +30,7 @@ class TorchEngine:
     def forward(self, pairs: EncodedPairs, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return float32 logits [len(indices)] of the pairs at `indices`."""
         batch = pad(pairs, indices, self._network.config.pad_id)
-        ids, mask, types = batch.to(self._device)
+        ids, mask, types = batch.tensors(self._device)
         logits: NDArray[np.float32] = self._network(ids, mask, types).squeeze(-1).cpu().numpy()
         return logits
 

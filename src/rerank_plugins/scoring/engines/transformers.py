@@ -51,7 +51,7 @@ class TransformersEngine:
     def forward(self, pairs: EncodedPairs, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return float32 logits [len(indices)] of the pairs at `indices`."""
         batch = pad(pairs, indices, self._pad_id)
-        ids, mask, token_types = batch.to(self._device)
+        ids, mask, token_types = batch.tensors(self._device)
         mask = torch.ones_like(ids) if mask is None else mask
         types = {"token_type_ids": token_types} if self._takes_types else {}
         logits = self._model(input_ids=ids, attention_mask=mask, **types).logits

@@ -1,0 +1,1 @@
+"""Strings to scores, measured: workloads, contestants on the same weights, interleaved rounds, reports."""

@@ -1,0 +1,256 @@
+"""Who is measured: our engines, and the libraries people would use instead, all on the same weights."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+
+from rerank_plugins.errors import InvalidInputError, RerankError
+from rerank_plugins.scoring.cross_encoder import CrossEncoderScorer
+from rerank_plugins.scoring.loading import find_model, load_weights
+from rerank_plugins.scoring.protocol import ScorerInfo
+from rerank_plugins.settings import ScorerSettings
+
+__all__ = ["PEERS", "Contestant", "Skipped", "our_contestant", "peer_contestant", "write_checkpoint"]
+
+Score = Callable[[str, Any], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to score.
+
+    Attributes:
+        name: As the report shows it.
+        score: (query, documents) to raw logits, float32 [n].
+        info: What ours loaded; None for peers.
+        close: Frees it.
+    """
+
+    name: str
+    score: Score
+    info: ScorerInfo | None = None
+    close: Callable[[], None] = field(default=lambda: None)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A contestant that cannot run here, and why."""
+
+    name: str
+    reason: str
+
+
+def our_contestant(spec: str, model: str, *, device: str, token_cache: bool) -> Contestant | Skipped:
+    """Return ours for `"engine:dtype"`, either of which may be `"auto"`.
+
+    Without the token cache every text is tokenised, as the peers do.
+    """
+    engine, _, dtype = spec.partition(":")
+    name = f"rerank-plugins {spec}"
+    options: dict[str, Any] = {"engine": engine, "dtype": dtype or "auto", "device": device}
+    if not token_cache:
+        options["token_cache_bytes"] = 0
+    try:
+        settings = ScorerSettings(model=model, **options)
+    except InvalidInputError:
+        msg = f"--ours must be engine:dtype, for example openvino:float32, but got {spec!r}"
+        raise InvalidInputError(msg) from None
+    try:
+        scorer = CrossEncoderScorer(settings=settings)
+    except RerankError as error:
+        return Skipped(name, str(error))
+    return Contestant(name, scorer.score, scorer.info, scorer.close)
+
+
+def write_checkpoint(model: str, folder: Path) -> Path:
+    """Write a model as a plain float32 Hugging Face folder, which every peer loads."""
+    found = find_model(ScorerSettings(model=model))
+    config = dict(found.config) | {"architectures": ["BertForSequenceClassification"], "num_labels": 1}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = {name: tensor.contiguous() for name, tensor in load_weights(found.folder).items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    found.tokenizer.save(str(folder / "tokenizer.json"))
+    options = {
+        "tokenizer_class": "BertTokenizerFast",
+        "do_lower_case": True,
+        "model_max_length": found.max_length,
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "mask_token": "[MASK]",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(options))
+    return folder
+
+
+def peer_contestant(name: str, folder: Path, calibration: Sequence[tuple[str, str]]) -> Contestant | Skipped:
+    """Return a peer on the weights in `folder` (from `write_checkpoint`), or why it cannot run.
+
+    Args:
+        name: A key of `PEERS`.
+        folder: The checkpoint; exports are written beside it.
+        calibration: Pairs for peers that quantise with calibration.
+    """
+    if name not in PEERS:
+        msg = f"--peer must be one of {sorted(PEERS)}, but got {name!r}"
+        raise InvalidInputError(msg)
+    # Other libraries in whatever version is there: any way they fail is a reason to skip, and is shown.
+    try:
+        return Contestant(name, PEERS[name](folder, calibration))
+    except Exception as error:  # noqa: BLE001
+        lines = f"{type(error).__name__}: {error}".splitlines()
+        return Skipped(name, lines[0][:300])
+
+
+def _cross_encoder(folder: Path, **options: Any) -> Any:
+    from sentence_transformers import CrossEncoder
+
+    return CrossEncoder(
+        str(folder), device="cpu", activation_fn=torch.nn.Identity(), local_files_only=True, **options
+    )
+
+
+def _predict(encoder: Any) -> Score:
+    def score(query: str, documents: Sequence[str]) -> NDArray[np.float32]:
+        pairs = [(query, document) for document in documents]
+        return np.asarray(encoder.predict(pairs, show_progress_bar=False), dtype=np.float32)
+
+    return score
+
+
+def _st_torch(folder: Path, _: Sequence[tuple[str, str]]) -> Score:
+    return _predict(_cross_encoder(folder))
+
+
+def _st_bfloat16(folder: Path, _: Sequence[tuple[str, str]]) -> Score:
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise RuntimeError("this CPU has no bfloat16 instructions")
+    return _predict(_cross_encoder(folder, model_kwargs={"dtype": torch.bfloat16}))
+
+
+def _st_onnx(folder: Path, _: Sequence[tuple[str, str]]) -> Score:
+    return _predict(_cross_encoder(folder, backend="onnx", model_kwargs={"file_name": _onnx_file(folder)}))
+
+
+def _onnx_file(folder: Path) -> str:
+    """Export once with sentence-transformers' own means; return the file's name within the folder."""
+    if not (folder / "onnx" / "model.onnx").exists():
+        _cross_encoder(folder, backend="onnx", model_kwargs={"export": True}).save_pretrained(str(folder))
+    return "onnx/model.onnx"
+
+
+def _st_onnx_int8(folder: Path, _: Sequence[tuple[str, str]]) -> Score:
+    from sentence_transformers import export_dynamic_quantized_onnx_model
+
+    isa = "avx512_vnni" if torch.cpu._is_vnni_supported() else "avx2"
+    exact = _cross_encoder(folder, backend="onnx", model_kwargs={"file_name": _onnx_file(folder)})
+    export_dynamic_quantized_onnx_model(exact, isa, str(folder))
+    quantised = f"onnx/model_qint8_{isa}.onnx" if isa != "avx2" else "onnx/model_quint8_avx2.onnx"
+    return _predict(_cross_encoder(folder, backend="onnx", model_kwargs={"file_name": quantised}))
+
+
+def _st_openvino(folder: Path, _: Sequence[tuple[str, str]]) -> Score:
+    return _predict(_openvino_encoder(folder))
+
+
+def _openvino_encoder(folder: Path) -> Any:
+    return _cross_encoder(
+        folder, backend="openvino", model_kwargs={"ov_config": {"INFERENCE_PRECISION_HINT": "f32"}}
+    )
+
+
+def _st_openvino_int8(folder: Path, calibration: Sequence[tuple[str, str]]) -> Score:
+    """Quantise as sentence-transformers' export does: optimum-intel, static, its defaults."""
+    from datasets import Dataset
+    from optimum.intel import OVConfig, OVModelForSequenceClassification, OVQuantizationConfig, OVQuantizer
+    from transformers import AutoTokenizer
+
+    target = folder / "openvino-int8"
+    if not target.exists():
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = OVModelForSequenceClassification.from_pretrained(folder, export=True, compile=False)
+        queries, documents = zip(*calibration, strict=True)
+        rows = tokenizer(
+            list(queries), list(documents), padding="max_length", truncation=True, max_length=256
+        )
+        quantizer = OVQuantizer.from_pretrained(model)
+        quantizer.quantize(
+            calibration_dataset=Dataset.from_dict(dict(rows)),
+            save_directory=target,
+            ov_config=OVConfig(quantization_config=OVQuantizationConfig()),
+        )
+        for path in folder.glob("*.json"):
+            with suppress(shutil.SameFileError):
+                shutil.copy(path, target / path.name)
+    return _predict(_cross_encoder(target, backend="openvino"))
+
+
+def _flashrank_style(folder: Path, _: Sequence[tuple[str, str]]) -> Score:
+    """Score as FlashRank 0.2.10 does: all candidates padded into one pass of a quantised ONNX graph.
+
+    Its own models need a download, so its way is run here on our weights: onnxruntime's dynamic int8,
+    truncation at 512, defaults of the session.
+    """
+    import onnxruntime
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from tokenizers import Tokenizer
+
+    exact = folder / _onnx_file(folder)
+    quantised = folder / "flashrank.onnx"
+    quantize_dynamic(exact, quantised, weight_type=QuantType.QInt8)
+    session = onnxruntime.InferenceSession(quantised, providers=["CPUExecutionProvider"])
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(512)
+    tokenizer.enable_padding()
+
+    def score(query: str, documents: Sequence[str]) -> NDArray[np.float32]:
+        encodings = tokenizer.encode_batch([(query, document) for document in documents])
+        columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+        inputs = {
+            name: np.array([getattr(encoding, part) for encoding in encodings], dtype=np.int64)
+            for name, part in columns.items()
+        }
+        return np.asarray(session.run(None, inputs)[0][:, 0], dtype=np.float32)
+
+    return score
+
+
+def _rerankers(folder: Path, _: Sequence[tuple[str, str]]) -> Score:
+    from rerankers import Reranker
+
+    ranker = Reranker(str(folder), model_type="cross-encoder", device="cpu", dtype=torch.float32, verbose=0)
+    if ranker is None:
+        raise RuntimeError("rerankers could not load the checkpoint")
+
+    def score(query: str, documents: Sequence[str]) -> NDArray[np.float32]:
+        ids = list(range(len(documents)))
+        ranked = ranker.rank(query=query, docs=list(documents), doc_ids=ids)
+        scores = np.empty(len(documents), dtype=np.float32)
+        for result in ranked.results:
+            scores[result.document.doc_id] = result.score
+        return scores
+
+    return score
+
+
+PEERS: dict[str, Callable[[Path, Sequence[tuple[str, str]]], Score]] = {
+    "sentence-transformers": _st_torch,
+    "sentence-transformers bf16": _st_bfloat16,
+    "sentence-transformers onnx": _st_onnx,
+    "sentence-transformers onnx int8": _st_onnx_int8,
+    "sentence-transformers openvino": _st_openvino,
+    "sentence-transformers openvino int8": _st_openvino_int8,
+    "flashrank-style onnx int8": _flashrank_style,
+    "rerankers": _rerankers,
+}

@@ -1,0 +1,183 @@
+"""Interleaved rounds, and callers at once."""
+
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rerank_plugins.bench.contestants import Contestant, Score
+from rerank_plugins.bench.workload import Topic
+from rerank_plugins.errors import ScoringError
+
+__all__ = ["Agreement", "Load", "Race", "agreement", "measure_callers", "race"]
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Race:
+    """What one contestant did in the rounds.
+
+    Attributes:
+        rates: Documents per second, a round each.
+        latencies: Seconds, a query each, of all rounds.
+    """
+
+    rates: list[float]
+    latencies: list[float]
+
+    @property
+    def rate(self) -> float:
+        """Median documents per second."""
+        return statistics.median(self.rates)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """Quartiles of documents per second."""
+        low, high = np.percentile(self.rates, [25, 75])
+        return float(low), float(high)
+
+    def latency(self, percent: float) -> float:
+        """Return a percentile of seconds per query."""
+        return float(np.percentile(self.latencies, percent))
+
+    def ratio(self, other: "Race") -> float:
+        """Return how many times as fast as `other`: the median over rounds, each against its own pair."""
+        return statistics.median(a / b for a, b in zip(self.rates, other.rates, strict=True))
+
+
+def race(
+    contestants: Sequence[Contestant],
+    rounds: Sequence[list[Topic]],
+    *,
+    clock: Clock = time.perf_counter,
+    progress: Callable[[], None] = lambda: None,
+) -> dict[str, Race]:
+    """Let everybody score the same topics in every round, taking turns at who begins.
+
+    What else the machine does then hits all alike. The first round warms up and does not count.
+
+    Args:
+        contestants: Who takes part.
+        rounds: Topics of each round, the warm-up first.
+        clock: Seconds.
+        progress: Called after each turn.
+    """
+    races = {contestant.name: Race([], []) for contestant in contestants}
+    for number, topics in enumerate(rounds):
+        first = number % len(contestants)
+        for contestant in [*contestants[first:], *contestants[:first]]:
+            latencies = []
+            for query, documents in topics:
+                started = clock()
+                contestant.score(query, documents)
+                latencies.append(clock() - started)
+            if number:
+                documents_scored = sum(len(documents) for _, documents in topics)
+                races[contestant.name].rates.append(documents_scored / sum(latencies))
+                races[contestant.name].latencies.extend(latencies)
+            progress()
+    return races
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far scores are from a reference.
+
+    Attributes:
+        largest: Largest absolute difference of logits.
+        tau: Kendall's tau, mean over queries of two documents or more; None without any.
+    """
+
+    largest: float
+    tau: float | None
+
+
+def agreement(score: Score, reference: Score, topics: Sequence[Topic]) -> Agreement:
+    """Compare the logits of two contestants."""
+    from scipy.stats import kendalltau
+
+    found = [(score(query, documents), reference(query, documents)) for query, documents in topics]
+    taus = [float(kendalltau(ours, theirs).statistic) for ours, theirs in found if len(ours) > 1]
+    largest = max((float(np.abs(ours - theirs).max()) for ours, theirs in found if len(ours)), default=0.0)
+    return Agreement(largest, statistics.mean(taus) if taus else None)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What callers at once got.
+
+    Attributes:
+        callers: How many asked at once.
+        documents: Documents a request.
+        rate: Documents per second of all callers together.
+        p50: Median seconds a request.
+        p99: The 99th percentile of seconds a request.
+        background: Documents of the long request beside them; 0: none.
+    """
+
+    callers: int
+    documents: int
+    rate: float
+    p50: float
+    p99: float
+    background: int = 0
+
+
+def measure_callers(
+    score: Score, topics: Sequence[Topic], callers: int, background: Topic | None = None
+) -> Load:
+    """Let threads ask for topics, one after the other each, until all topics are answered.
+
+    Args:
+        score: Thread-safe.
+        topics: One request each.
+        callers: Threads.
+        background: A long request that runs beside them, again and again until they are done.
+    """
+    done = threading.Event()
+    long = threading.Thread(target=_repeat, args=(score, background, done), daemon=True)
+    if background is not None:
+        long.start()
+        time.sleep(0.2)  # the long request is under way before anybody asks
+
+    def ask(topic: Topic) -> float:
+        started = time.perf_counter()
+        score(*topic)
+        return time.perf_counter() - started
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(callers) as pool:
+        latencies: NDArray[np.float64] = np.array(list(pool.map(ask, topics)))
+    spent = time.perf_counter() - started
+    done.set()
+    documents = sum(len(texts) for _, texts in topics)
+    return Load(
+        callers=callers,
+        documents=documents // len(topics),
+        rate=documents / spent,
+        p50=float(np.percentile(latencies, 50)),
+        p99=float(np.percentile(latencies, 99)),
+        background=len(background[1]) if background else 0,
+    )
+
+
+def _repeat(score: Score, topic: Topic, done: threading.Event) -> None:
+    """Score a long topic again and again; its documents end when `done` is set."""
+    query, documents = topic
+
+    def until_done() -> Iterator[str]:
+        for document in documents:
+            if done.is_set():
+                return
+            yield document
+
+    with suppress(ScoringError):  # the scorer may be closed before the last chunk is scored
+        while not done.is_set():
+            score(query, until_done())

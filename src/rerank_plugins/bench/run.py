@@ -1,0 +1,252 @@
+"""A whole benchmark: who, on what, how often."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rerank_plugins.bench.contestants import (
+    PEERS,
+    Contestant,
+    Skipped,
+    our_contestant,
+    peer_contestant,
+    write_checkpoint,
+)
+from rerank_plugins.bench.flops import matmul_peak, needed_flops
+from rerank_plugins.bench.measure import Load, agreement, measure_callers, race
+from rerank_plugins.bench.models import make_random_checkpoint
+from rerank_plugins.bench.report import Report, Result, machine
+from rerank_plugins.bench.workload import LENGTHS, Topic, make_topics, read_topics
+from rerank_plugins.errors import InvalidInputError
+from rerank_plugins.scoring import family
+from rerank_plugins.scoring.cross_encoder import CrossEncoderScorer
+from rerank_plugins.scoring.loading import find_model
+from rerank_plugins.settings import ScorerSettings
+
+__all__ = ["Plan", "run_benchmark"]
+
+_OURS = (
+    "torch:float32",
+    "openvino:float32",
+    "openvino:bfloat16",
+    "openvino:int8",
+    "onnx:float32",
+    "onnx:int8",
+)
+_REFERENCE_QUERIES = 3
+_CALIBRATION_DOCUMENTS = 100
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+        model: Hub id, folder or `"bundled"`; with `random_weights` a member of the family.
+        ours: `"engine:dtype"` each; empty: all that could run.
+        peers: Names of `PEERS`.
+        lengths: A name of `LENGTHS`, or a JSONL file of topics.
+        candidates: Numbers of documents a query, each measured by itself.
+        queries: Queries a round.
+        rounds: Rounds that count.
+        callers: Numbers of callers at once, each measured by itself, with the first of `ours`.
+        requests: Requests of each caller.
+        caller_documents: Documents a request.
+        background: Documents of a long request beside the callers; 0: none.
+        repeat_documents: Let the same documents come back in every round, for other queries, with
+            the token cache on; otherwise every text is new and the cache is off.
+        random_weights: Use the member's exact shape with random weights: nothing is downloaded.
+        baseline: Whom ratios compare with; None: the first peer that runs, else the first of ours.
+        device: `"cpu"` or `"cuda:N"`, for ours.
+        seed: Of the texts.
+    """
+
+    model: str = "bundled"
+    ours: tuple[str, ...] = ()
+    peers: tuple[str, ...] = ("sentence-transformers",)
+    lengths: str = "msmarco"
+    candidates: tuple[int, ...] = (100,)
+    queries: int = 1
+    rounds: int = 7
+    callers: tuple[int, ...] = ()
+    requests: int = 4
+    caller_documents: int = 20
+    background: int = 0
+    repeat_documents: bool = False
+    random_weights: bool = False
+    baseline: str | None = None
+    device: str = "cpu"
+    seed: int = 0
+
+
+def run_benchmark(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> Report:
+    """Measure, and return what was found.
+
+    Args:
+        plan: What to measure.
+        progress: Told what is being done.
+
+    Raises:
+        InvalidInputError: If the plan names something unknown, or nobody can run.
+        ModelError: If the model cannot be loaded.
+    """
+    unknown = set(plan.peers) - set(PEERS)
+    if unknown:
+        msg = f"--peer must be one of {sorted(PEERS)}, but got {sorted(unknown)}"
+        raise InvalidInputError(msg)
+    with tempfile.TemporaryDirectory(prefix="rerank-plugins-bench-") as folder, ExitStack() as stack:
+        model = _model(plan, Path(folder))
+        progress("loading")
+        ours, peers, skipped = _line_up(plan, model, Path(folder) / "peer", stack)
+        everybody = [*ours, *peers]
+        if not everybody:
+            reasons = "; ".join(f"{one.name}: {one.reason}" for one in skipped)
+            msg = f"at least one contestant must run here, but none does: {reasons}"
+            raise InvalidInputError(msg)
+        baseline = plan.baseline or (peers or ours)[0].name
+        if baseline not in {contestant.name for contestant in everybody}:
+            msg = f"--baseline must be one of {[c.name for c in everybody]}, but got {baseline!r}"
+            raise InvalidInputError(msg)
+        reference = stack.enter_context(
+            CrossEncoderScorer(model, device="cpu", engine="torch", dtype="float32")
+        )
+        lengths = _token_counts(reference, _topics(plan, min(plan.candidates), 1))
+        report = Report(
+            model=plan.model,
+            tokens_per_pair=float(lengths.mean()),
+            lengths=plan.lengths,
+            rounds=plan.rounds,
+            baseline=baseline,
+            machine=machine(),
+            skipped=skipped,
+            peaks=_peaks(ours),
+        )
+        for candidates in plan.candidates:
+            progress(f"{candidates} candidates")
+            rounds = [_topics(plan, candidates, number) for number in range(plan.rounds + 1)]
+            races = race(everybody, rounds)
+            checked = rounds[1][:_REFERENCE_QUERIES]
+            report.results[candidates] = [
+                Result(
+                    name=one.name,
+                    race=races[one.name],
+                    ratio=races[one.name].ratio(races[baseline]),
+                    agreement=agreement(one.score, reference.score, checked),
+                    peak_share=_peak_share(
+                        one, races[one.name].rate, model, reference, checked, report.peaks
+                    ),
+                )
+                for one in everybody
+            ]
+        report.loads.extend(_callers(plan, everybody[0], progress))
+        return report
+
+
+def _model(plan: Plan, folder: Path) -> str:
+    if not plan.random_weights:
+        return plan.model
+    shape = family.find(plan.model)
+    if shape is None:
+        members = [member.id for member in family.FAMILY]
+        msg = f"random weights need a member of the family, one of {members}, but got {plan.model!r}"
+        raise InvalidInputError(msg)
+    return str(make_random_checkpoint(shape, folder / "random"))
+
+
+def _line_up(
+    plan: Plan, model: str, folder: Path, stack: ExitStack
+) -> tuple[list[Contestant], list[Contestant], list[Skipped]]:
+    specs = plan.ours or (_OURS if plan.device == "cpu" else ("torch:auto",))
+    ours = [
+        our_contestant(spec, model, device=plan.device, token_cache=plan.repeat_documents) for spec in specs
+    ]
+    peers = []
+    if plan.peers:
+        write_checkpoint(model, folder)
+        calibration = [
+            (query, document)
+            for query, documents in make_topics(LENGTHS["msmarco"], queries=4, candidates=25, seed=10**6)
+            for document in documents
+        ]
+        peers = [peer_contestant(name, folder, calibration) for name in plan.peers]
+    running: tuple[list[Contestant], list[Contestant]] = ([], [])
+    skipped = []
+    for found, ready in zip((ours, peers), running, strict=True):
+        for one in found:
+            if isinstance(one, Skipped):
+                skipped.append(one)
+            else:
+                stack.callback(one.close)
+                ready.append(one)
+    return *running, skipped
+
+
+def _topics(plan: Plan, candidates: int, number: int) -> list[Topic]:
+    """Return the topics of one round; new texts in every round unless documents come back."""
+    if plan.lengths not in LENGTHS:
+        path = Path(plan.lengths)
+        if not path.exists():
+            msg = f"--lengths must be one of {sorted(LENGTHS)} or a JSONL file, but got {plan.lengths!r}"
+            raise InvalidInputError(msg)
+        return [(query, documents[:candidates]) for query, documents in read_topics(path)[: plan.queries]]
+    lengths = LENGTHS[plan.lengths]
+    seed = plan.seed * 10_000
+    topics = make_topics(lengths, queries=plan.queries, candidates=candidates, seed=seed + number)
+    if not plan.repeat_documents:
+        return topics
+    same = make_topics(lengths, queries=plan.queries, candidates=candidates, seed=seed)
+    return [(query, documents) for (query, _), (_, documents) in zip(topics, same, strict=True)]
+
+
+def _token_counts(scorer: CrossEncoderScorer, topics: list[Topic]) -> NDArray[np.int64]:
+    """Return int64 [n], tokens of each pair."""
+    counts = []
+    for query, documents in topics:
+        scores = scorer.score_detailed(query, documents)
+        rest = (scores.tokens - int(scores.document_tokens.sum())) / max(1, len(documents))
+        counts.append(scores.document_tokens + round(rest))
+    return np.concatenate(counts).astype(np.int64)
+
+
+def _peaks(ours: list[Contestant]) -> dict[str, float]:
+    dtypes = {one.info.dtype for one in ours if one.info and one.info.device == "cpu"} - {"int8"}
+    return {dtype: matmul_peak(getattr(torch, dtype)) for dtype in sorted(dtypes)}
+
+
+def _peak_share(
+    one: Contestant,
+    rate: float,
+    model: str,
+    reference: CrossEncoderScorer,
+    topics: list[Topic],
+    peaks: dict[str, float],
+) -> float | None:
+    if one.info is None or one.info.dtype not in peaks:
+        return None
+    lengths = _token_counts(reference, topics)
+    flops = needed_flops(find_model(ScorerSettings(model=model)).config, lengths)
+    return rate * flops / len(lengths) / 1e9 / peaks[one.info.dtype]
+
+
+def _callers(plan: Plan, contestant: Contestant, progress: Callable[[str], None]) -> Iterator[Load]:
+    for callers in plan.callers:
+        for background in dict.fromkeys((0, plan.background)):
+            beside = f" beside {background:,} documents" if background else ""
+            progress(f"{callers} callers{beside}")
+            wanted = max(callers * plan.requests, 8)
+            topics = [
+                make_topics(
+                    LENGTHS["msmarco"], queries=1, candidates=plan.caller_documents, seed=plan.seed + i
+                )[0]
+                for i in range(wanted)
+            ]
+            long = None
+            if background:
+                long = make_topics(LENGTHS["msmarco"], queries=1, candidates=background, seed=10**7)[0]
+            yield measure_callers(contestant.score, topics, callers, long)
