@@ -37,9 +37,10 @@ format: $(VENV)/.dev ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev ## speed against sentence-transformers on the same weights, and precision
-	$(BIN)/python benchmarks/strings_to_scores.py
-	$(BIN)/python benchmarks/precision.py
+bench: $(VENV)/.dev ## speed against what is installed, scaling and memory, on this machine
+	$(BIN)/rerank-plugins bench
+	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/accuracy.py
 
 docs: $(VENV)/.dev ## check that README and docs still say what the code does
 	$(BIN)/python -m pytest tests/test_docs.py

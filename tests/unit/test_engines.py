@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from rerank_plugins import CrossEncoderScorer, InvalidInputError, MissingExtraError, ScorerSettings
+from rerank_plugins import (
+    CrossEncoderScorer,
+    InvalidInputError,
+    MissingExtraError,
+    ModelError,
+    ScorerSettings,
+)
 from rerank_plugins.scoring.engines import artifacts, choice, precision
 from rerank_plugins.scoring.engines.choice import choose_engine
 
@@ -166,3 +172,28 @@ def test_a_disk_that_refuses_is_told(tmp_path: Path, caplog: pytest.LogCaptureFi
     folder = artifacts.artifact(str(blocked), "key", lambda f: (f / "made").touch())
     assert (folder / "made").exists()
     assert "cannot write" in caplog.text
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnx"])
+def test_a_damaged_graph_names_the_folder_to_delete(tiny: Path, tmp_path: Path, engine: str) -> None:
+    options = {"device": "cpu", "dtype": "float32", "engine": engine, "engine_cache_dir": str(tmp_path)}
+    CrossEncoderScorer(str(tiny), **options).close()
+    (folder,) = tmp_path.iterdir()
+    for path in folder.iterdir():
+        path.chmod(0o644)
+        path.write_bytes(b"damaged")
+    with pytest.raises(ModelError, match="delete it"):
+        CrossEncoderScorer(str(tiny), **options)
+
+
+def test_a_conversion_that_fails_names_the_way_around(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rerank_plugins.scoring.engines import openvino
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("unsupported operation")
+
+    monkeypatch.setattr(openvino.ov, "convert_model", fail)
+    with pytest.raises(ModelError, match="engine='torch' needs no conversion: unsupported operation"):
+        CrossEncoderScorer(str(tiny), device="cpu", engine="openvino", engine_cache_dir=str(tmp_path))

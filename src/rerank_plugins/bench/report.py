@@ -160,8 +160,8 @@ def _race_table(report: Report, candidates: int, rows: list[Result]) -> Table:
     title = f"{report.model}: {candidates} candidates of {report.tokens_per_pair:.0f} tokens a pair"
     table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
-    for column in ("docs/s", "quartiles", "p50 ms", "p99 ms", "ratio", "logits apart", "tau", "of peak"):
-        table.add_column(column, justify="right")
+    for column in ("docs/s", "quartiles", "p50 ms", "p99 ms", "ratio", "apart", "tau", "peak"):
+        table.add_column(column, justify="right", no_wrap=True)
     for result in rows:
         row = result.row()
         low, high = row["quartiles"]

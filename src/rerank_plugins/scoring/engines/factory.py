@@ -1,10 +1,12 @@
 """Makes the engine that was chosen, with the graph it needs from the disk cache."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
+from rerank_plugins.errors import ModelError, RerankError
 from rerank_plugins.scoring.engines import artifacts, bert
 from rerank_plugins.scoring.engines.base import Engine, PaddedBatch
 from rerank_plugins.scoring.engines.bert import BertConfig, BertNetwork
@@ -22,6 +24,7 @@ def make_engine(settings: ScorerSettings, found: ModelFiles, encoder: PairEncode
 
     Raises:
         ModelFormatError: If the checkpoint's weights do not fit.
+        ModelError: If the engine cannot convert or load it.
     """
     makers = {"torch": _torch, "transformers": _transformers, "openvino": _openvino, "onnx": _onnx}
     return makers[settings.engine](settings, found, encoder)
@@ -49,7 +52,10 @@ def _openvino(settings: ScorerSettings, found: ModelFiles, encoder: PairEncoder)
         )
 
     folder = _graph_folder(settings, found, Path(openvino.__file__), openvino.VERSION, make)
-    return openvino.OpenVINOEngine(folder / "graph.xml", network.head, network.config.pad_id, settings.dtype)
+    with _explained(f"openvino could not load {folder}; delete it, and it is made again"):
+        return openvino.OpenVINOEngine(
+            folder / "graph.xml", network.head, network.config.pad_id, settings.dtype
+        )
 
 
 def _onnx(settings: ScorerSettings, found: ModelFiles, encoder: PairEncoder) -> Engine:
@@ -60,19 +66,34 @@ def _onnx(settings: ScorerSettings, found: ModelFiles, encoder: PairEncoder) -> 
         onnx.save_graph(network, folder / "graph.onnx", _calibration(settings, found, encoder))
 
     folder = _graph_folder(settings, found, Path(onnx.__file__), onnx.VERSION, make)
-    return onnx.OnnxEngine(folder / "graph.onnx", BertConfig.of(found.config).pad_id)
+    with _explained(f"onnxruntime could not load {folder}; delete it, and it is made again"):
+        return onnx.OnnxEngine(folder / "graph.onnx", BertConfig.of(found.config).pad_id)
 
 
 def _graph_folder(
     settings: ScorerSettings, found: ModelFiles, module: Path, version: str, make: Callable[[Path], None]
 ) -> Path:
+    """Return the folder of the engine's graph, made now unless it is on disk."""
     # A graph is as good as the code that made it: another version of ours makes it again.
     sources = [path.read_text() for path in (module, module.with_name("quantize.py"), Path(bert.__file__))]
     precision = "int8" if settings.dtype == "int8" else "float"
     key = artifacts.fingerprint(
         found.folder, settings.engine, precision, version, torch.__version__, *sources
     )
-    return artifacts.artifact(settings.engine_cache_dir, key, make)
+    with _explained(f"{settings.engine} could not convert {found.model}; engine='torch' needs no conversion"):
+        return artifacts.artifact(settings.engine_cache_dir, key, make)
+
+
+@contextmanager
+def _explained(message: str) -> Iterator[None]:
+    """Turn whatever another library stumbles over into an error of ours that names the way around it."""
+    try:
+        yield
+    except RerankError:
+        raise
+    except Exception as error:
+        msg = f"{message}: {error}"
+        raise ModelError(msg) from error
 
 
 def _calibration(

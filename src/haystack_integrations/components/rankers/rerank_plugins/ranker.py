@@ -72,7 +72,7 @@ class CrossEncoderRanker:
             token: Hub token, resolved when the model loads.
             revision: Commit, branch or tag on the hub.
             dtype: Precision.
-            engine: `"auto"`, `"torch"` or `"transformers"`.
+            engine: `"auto"`, `"torch"`, `"openvino"`, `"onnx"` or `"transformers"`.
             max_length: Tokens of a pair at most.
             max_query_tokens: Tokens of a query at most.
             max_batch_tokens: Padded tokens of a batch at most.

@@ -1,0 +1,44 @@
+"""`rerank-plugins bench` for real, on little."""
+
+import json
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from rerank_plugins.cli.app import app
+
+
+def run(*arguments: str) -> str:
+    done = CliRunner().invoke(app, ["bench", *arguments])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_ours_and_a_peer_on_the_same_weights(tmp_path: Path) -> None:
+    out, picture = tmp_path / "bench.json", tmp_path / "bench.png"
+    shown = run(
+        *("-m", "ms-marco-TinyBERT-L2-v2", "--random-weights", "--rounds", "2", "--candidates", "6"),
+        *("--ours", "torch:float32", "--ours", "onnx:float32", "--ours", "torch:int8"),
+        *("--peer", "sentence-transformers", "--callers", "2", "--background", "50"),
+        *("--json", str(out), "--plot", str(picture)),
+    )
+    assert "sentence-transformers" in shown
+    report = json.loads(out.read_text())
+    names = [row["name"] for row in report["results"]["6"]]
+    assert names == ["rerank-plugins torch:float32", "rerank-plugins onnx:float32", "sentence-transformers"]
+    assert all(row["largest_logit_difference"] < 1e-4 for row in report["results"]["6"])
+    assert report["results"]["6"][2]["ratio"] == 1
+    assert list(report["skipped"]) == ["rerank-plugins torch:int8"]
+    assert [load["background"] for load in report["callers"]] == [0, 50]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_own_texts_that_come_back_are_remembered(tmp_path: Path) -> None:
+    path = tmp_path / "topics.jsonl"
+    path.write_text(json.dumps({"query": "who?", "documents": ["me", "you", "nobody at all"]}))
+    out = tmp_path / "bench.json"
+    run("--lengths", str(path), "--ours", "torch", "--peer", "none", "--rounds", "1", "--json", str(out))
+    run("--ours", "torch", "--peer", "none", "--rounds", "1", "--candidates", "2", "--repeat-documents")
+    report = json.loads(out.read_text())
+    assert report["lengths"] == str(path)
+    assert [row["name"] for row in report["results"]["100"]] == ["rerank-plugins torch"]

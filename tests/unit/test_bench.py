@@ -1,0 +1,169 @@
+"""The benchmark's parts: texts, rounds, arithmetic, reports."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rerank_plugins import CrossEncoderScorer, InvalidInputError
+from rerank_plugins.bench.contestants import Contestant, Skipped, our_contestant, peer_contestant
+from rerank_plugins.bench.flops import needed_flops
+from rerank_plugins.bench.measure import Race, agreement, measure_callers, race
+from rerank_plugins.bench.models import make_random_checkpoint
+from rerank_plugins.bench.report import Report, Result, machine, tables
+from rerank_plugins.bench.run import Plan, run_benchmark
+from rerank_plugins.bench.workload import LENGTHS, make_topics, read_topics
+from rerank_plugins.scoring.family import FAMILY
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_texts_have_the_lengths_they_are_named_for(bundled: CrossEncoderScorer, name: str) -> None:
+    topics = make_topics(LENGTHS[name], queries=4, candidates=100, seed=5)
+    pairs = [(query, document) for query, documents in topics for document in documents]
+    tokens = bundled._loaded.encoder.encode(pairs).lengths
+    assert tokens.mean() == pytest.approx(LENGTHS[name].mean, rel=0.08)
+    assert 0.25 < tokens.std() / tokens.mean() < 0.55
+
+
+def test_texts_are_the_same_for_a_seed_and_never_come_twice() -> None:
+    first = make_topics(LENGTHS["msmarco"], queries=2, candidates=50, seed=1)
+    assert first == make_topics(LENGTHS["msmarco"], queries=2, candidates=50, seed=1)
+    second = make_topics(LENGTHS["msmarco"], queries=2, candidates=50, seed=2)
+    texts = [document for topics in (first, second) for _, documents in topics for document in documents]
+    assert len(set(texts)) == len(texts) == 200
+
+
+def test_own_texts_are_read_and_mistakes_named(tmp_path: Path) -> None:
+    path = tmp_path / "topics.jsonl"
+    path.write_text('{"query": "q", "documents": ["a", "b"]}\n\n')
+    assert read_topics(path) == [("q", ["a", "b"])]
+    path.write_text('{"query": "q"}\n')
+    with pytest.raises(InvalidInputError, match=r"topics\.jsonl:1 .*documents"):
+        read_topics(path)
+    path.write_text("\n")
+    with pytest.raises(InvalidInputError, match="has none"):
+        read_topics(path)
+
+
+class Clock:
+    """A clock that scoring turns forward."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.order: list[str] = []
+
+    def contestant(self, name: str, seconds: list[float]) -> Contestant:
+        turns = iter(seconds)
+
+        def score(query: str, documents: list[str]) -> np.ndarray:
+            self.order.append(name)
+            self.now += next(turns)
+            return np.zeros(len(documents), dtype=np.float32)
+
+        return Contestant(name, score)
+
+
+def test_rounds_are_interleaved_and_ratios_paired() -> None:
+    clock = Clock()
+    # The machine is twice as slow in the third round: the paired ratio does not notice.
+    everybody = [clock.contestant("a", [9, 1, 2, 1]), clock.contestant("b", [9, 3, 6, 3])]
+    found = race(everybody, [[("q", ["x"] * 6)]] * 4, clock=lambda: clock.now)
+    assert clock.order == ["a", "b", "b", "a", "a", "b", "b", "a"]
+    assert found["a"].rates == [6, 3, 6]  # without the warm-up
+    assert found["a"].rate == 6
+    assert found["a"].ratio(found["b"]) == 3
+    assert found["b"].latency(50) == 3
+    assert found["a"].spread == (4.5, 6)
+
+
+def test_agreement_is_exact_for_equals_and_sees_a_reversal() -> None:
+    def up(query: str, documents: list[str]) -> np.ndarray:
+        return np.arange(len(documents), dtype=np.float32)
+
+    def down(query: str, documents: list[str]) -> np.ndarray:
+        return -up(query, documents)
+
+    topics = [("q", ["a", "b", "c"]), ("p", ["a"])]
+    assert agreement(up, up, topics).largest == 0
+    assert agreement(up, up, topics).tau == 1
+    assert agreement(up, down, topics).tau == -1
+    assert agreement(up, down, topics).largest == 4
+
+
+def test_flops_of_a_network_counted_by_hand() -> None:
+    config = {"hidden_size": 2, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 1}
+    lengths = np.array([3, 5])
+    # Per token of the first layer 12 H^2 multiply-adds; scores and sums 2 H per token and neighbour.
+    first = 2 * (12 * 4 * 8) + 2 * (2 * 2 * (9 + 25))
+    # The last: 12 H^2 for each [CLS], and heads * 2 H for each token.
+    last = 2 * (12 * 4 * 2) + 2 * (2 * 2 * 8)
+    assert needed_flops(config, lengths) == first + last
+
+
+def test_callers_at_once_are_all_answered_beside_a_long_request(tiny_scorer: CrossEncoderScorer) -> None:
+    topics = [make_topics(LENGTHS["msmarco"], queries=1, candidates=5, seed=i)[0] for i in range(12)]
+    long = make_topics(LENGTHS["msmarco"], queries=1, candidates=300, seed=99)[0]
+    load = measure_callers(tiny_scorer.score, topics, 4, long)
+    assert (load.callers, load.documents, load.background) == (4, 5, 300)
+    assert 0 < load.p50 <= load.p99
+    assert load.rate > 0
+
+
+def test_random_weights_have_the_members_shape_and_load(tmp_path: Path) -> None:
+    shape = min(FAMILY, key=lambda member: member.parameters)
+    folder = make_random_checkpoint(shape, tmp_path)
+    with CrossEncoderScorer(str(folder), device="cpu", engine="torch") as scorer:
+        scores = scorer.score("a question", ["one", "another text", "a third"])
+    assert len(set(scores.tolist())) == 3
+    from transformers import AutoModelForSequenceClassification
+
+    model, report = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert sum(weight.numel() for weight in model.parameters()) == pytest.approx(shape.parameters, rel=0.02)
+
+
+def test_who_cannot_run_is_named_with_the_reason(tiny: Path, tmp_path: Path) -> None:
+    found = our_contestant("torch:int8", str(tiny), device="cpu", token_cache=False)
+    assert isinstance(found, Skipped)
+    assert "int8" in found.reason
+    with pytest.raises(InvalidInputError, match="engine:dtype"):
+        our_contestant("warp:float32", str(tiny), device="cpu", token_cache=False)
+    broken = peer_contestant("sentence-transformers", tmp_path / "nothing", [])
+    assert isinstance(broken, Skipped)
+    assert broken.reason
+    with pytest.raises(InvalidInputError, match="--peer"):
+        peer_contestant("fastest", tmp_path, [])
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (Plan(peers=("fastest",)), "--peer must be one of"),
+        (Plan(ours=("torch:int8",), peers=()), "at least one contestant"),
+        (Plan(ours=("torch:float32",), peers=(), baseline="me"), "--baseline"),
+        (Plan(ours=("torch:float32",), peers=(), lengths="no.jsonl"), "--lengths"),
+        (Plan(random_weights=True), "member of the family"),
+    ],
+)
+def test_plans_that_cannot_be_run(plan: Plan, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        run_benchmark(plan)
+
+
+def test_a_report_is_json_and_tables() -> None:
+    report = Report("m", 73.2, "msmarco", 2, "b", machine(), skipped=[Skipped("c", "not installed")])
+    result = Result("a", Race([10, 20], [0.1, 0.2]), 2.0, agreement(np_zeros, np_zeros, []), 0.5)
+    report.results[100] = [result]
+    read = json.loads(report.to_json())
+    assert read["results"]["100"][0]["docs_per_second"] == 15
+    assert read["results"]["100"][0]["kendall_tau"] is None
+    assert read["skipped"] == {"c": "not installed"}
+    assert read["machine"]["cores"] > 0
+    assert len(tables(report)) == 2
+
+
+def np_zeros(query: str, documents: list[str]) -> np.ndarray:
+    time.sleep(0)
+    return np.zeros(len(documents), dtype=np.float32)
