@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,15 +34,33 @@ def test_commands_and_targets_exist() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    pages = [ROOT / "README.md", ROOT / "training" / "README.md"]
+    pages = [ROOT / "README.md", ROOT / "training" / "README.md", *(ROOT / "docs").glob("*.md")]
     for page in pages:
         for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_tables_are_those_that_were_measured() -> None:
+    script = ROOT / "benchmarks" / "render.py"
+    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, f"run python benchmarks/render.py\n{done.stderr}"
 
 
 def test_every_extra_the_readme_names_exists() -> None:
     import tomllib
 
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for name in ("langchain", "llama-index", "haystack", "openvino", "serve", "eval", "ray", "otel", "all"):
+    for name in (
+        "langchain",
+        "llama-index",
+        "haystack",
+        "openvino",
+        "onnx",
+        "bench",
+        "serve",
+        "eval",
+        "ray",
+        "otel",
+        "all",
+    ):
         assert name in extras

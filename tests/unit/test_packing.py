@@ -1,5 +1,7 @@
 """Batches by tokens, and joining of requests."""
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,18 +10,41 @@ from rerank_plugins.scoring.dispatch import join
 from rerank_plugins.scoring.packing import plan_batches
 from rerank_plugins.scoring.pairs import EncodedPairs
 
+LENGTHS = st.lists(st.integers(1, 512), max_size=200)
 
-@given(lengths=st.lists(st.integers(1, 512), max_size=200), budget=st.integers(1, 4096))
-def test_every_pair_once_within_the_budget_and_no_batch_too_small(lengths: list[int], budget: int) -> None:
+
+@given(lengths=LENGTHS, budget=st.integers(1, 4096), cost=st.integers(0, 500))
+def test_every_pair_once_within_the_budget_longest_first(lengths: list[int], budget: int, cost: int) -> None:
     array = np.array(lengths, dtype=np.int64)
-    batches = plan_batches(array, budget)
+    batches = plan_batches(array, budget, cost)
     assert sorted(np.concatenate([*batches, np.zeros(0, int)]).tolist()) == list(range(len(lengths)))
-    for i, batch in enumerate(batches):
-        longest = int(array[batch].max())
-        assert len(batch) * longest <= budget or len(batch) == 1
-        assert array[batch][0] == longest
-        if i + 1 < len(batches):  # the next pair would not have fitted
-            assert (len(batch) + 1) * longest > budget
+    for batch in batches:
+        assert len(batch) * array[batch].max() <= budget or len(batch) == 1
+    flat = [array[i] for batch in batches for i in batch]
+    assert flat == sorted(flat, reverse=True)
+
+
+def cost_of(array: np.ndarray, batches: list[np.ndarray], cost: int) -> int:
+    return sum(len(batch) * int(array[batch].max()) + cost for batch in batches)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=9),
+    budget=st.integers(1, 120),
+    cost=st.integers(0, 60),
+)
+def test_no_way_to_cut_is_cheaper(lengths: list[int], budget: int, cost: int) -> None:
+    array = np.array(lengths, dtype=np.int64)
+    ordered = np.sort(array)[::-1]
+    found = cost_of(array, plan_batches(array, budget, cost), cost)
+    for cuts in itertools.product([False, True], repeat=len(lengths) - 1):
+        parts = np.split(ordered, [i + 1 for i, cut in enumerate(cuts) if cut])
+        if all(len(part) * part[0] <= budget or len(part) == 1 for part in parts):
+            assert found <= sum(len(part) * int(part[0]) + cost for part in parts)
+
+
+def test_equal_lengths_make_as_few_batches_as_fit() -> None:
+    assert [len(batch) for batch in plan_batches(np.full(40, 10), 100, 1)] == [10] * 4
 
 
 def encoded(*lengths: int) -> EncodedPairs:

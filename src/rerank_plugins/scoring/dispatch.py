@@ -130,11 +130,15 @@ class Worker:
     Args:
         engine: The engine; from now on only the worker touches it.
         max_batch_tokens: Padded tokens of a batch.
+        batch_cost: What a batch costs besides its tokens, in tokens; see `plan_batches`.
         max_queue_tokens: Tokens that may wait; a request that comes when nothing waits is always taken.
     """
 
-    def __init__(self, engine: Engine, max_batch_tokens: int, max_queue_tokens: int = 2**24) -> None:
+    def __init__(
+        self, engine: Engine, max_batch_tokens: int, *, batch_cost: int = 0, max_queue_tokens: int = 2**24
+    ) -> None:
         self._engine = engine
+        self._batch_cost = batch_cost
         self._max_batch_tokens = max_batch_tokens
         self._max_queue_tokens = max_queue_tokens
         self._new: deque[_Job] = deque()
@@ -244,7 +248,7 @@ class Worker:
         pairs = join(parts)
         owners = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         logits = np.empty(len(pairs), dtype=np.float32)
-        for batch in plan_batches(pairs.lengths, self._max_batch_tokens):
+        for batch in plan_batches(pairs.lengths, self._max_batch_tokens, self._batch_cost):
             begin = time.perf_counter()
             members = [slices[i][0] for i in np.unique(owners[batch])]
             try:

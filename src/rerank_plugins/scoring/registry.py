@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 _CPU_ACTIVATIONS = 512 * 1536
 _LEAST_BATCH_TOKENS = 512
 _CUDA_BATCH_TOKENS = 65536
+# What a batch costs besides its tokens, in tokens. On CPU measured from 10 (MiniLM-L6, ONNX Runtime) to
+# 140 (MiniLM-L2, torch); on CUDA a guess, to be measured.
+_BATCH_COST = {"cpu": 48, "cuda": 4096}
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,12 @@ def _load(settings: ScorerSettings, reasons: dict[str, str]) -> Loaded:
         *(info.model, info.engine, why, info.device, info.dtype, info.memory / 1e6),
     )
     tokenizing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rerank-tokenizer")
-    worker = Worker(engine, max_batch_tokens, settings.max_queue_tokens)
+    worker = Worker(
+        engine,
+        max_batch_tokens,
+        batch_cost=_BATCH_COST["cpu" if settings.device == "cpu" else "cuda"],
+        max_queue_tokens=settings.max_queue_tokens,
+    )
     # Equal settings share this too: a remembered score is of this model, revision and precision.
     return Loaded(encoder, worker, info, ContentCache(settings.score_cache_size), tokenizing)
 

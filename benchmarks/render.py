@@ -1,0 +1,197 @@
+"""Write the measured tables into docs/performance.md, from benchmarks/results, and nothing by hand.
+
+python benchmarks/render.py [--check]
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "performance.md"
+RESULTS = Path(__file__).parent / "results"
+
+Rows = list[dict[str, Any]]
+
+
+def read(name: str) -> dict[str, Any]:
+    """Return one result file."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return found
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """Return a Markdown table, figures to the right."""
+    columns = list(head)
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def best(rows: Rows, start: str, int8: bool) -> dict[str, Any] | None:
+    """Return the fastest of those whose names begin like this, in float32 or in int8."""
+    fitting = [row for row in rows if row["name"].startswith(start) and ("int8" in row["name"]) == int8]
+    return max(fitting, key=lambda row: row["docs_per_second"], default=None)
+
+
+def runs() -> Iterable[tuple[str, dict[str, Any], str, Rows]]:
+    """Yield name, report, number of candidates and rows of each race."""
+    for path in sorted(RESULTS.glob("*-*.json"), key=lambda path: (_order(path.stem), path.stem)):
+        report = json.loads(path.read_text())
+        for candidates, rows in report["results"].items():
+            if len(rows) > 1:
+                yield path.stem, report, candidates, rows
+
+
+def _order(name: str) -> int:
+    return ["L6", "L12", "L4", "L2", "TinyBERT"].index(name.partition("-")[0])
+
+
+def summary() -> str:
+    """Return how many times as fast ours is: as sentence-transformers' default, and as its best alike."""
+    lines = []
+    for name, report, candidates, rows in runs():
+        cells = [name.partition("-")[0], report["lengths"], f"{report['tokens_per_pair']:.0f}", candidates]
+        default = next(row for row in rows if row["name"] == "sentence-transformers")
+        for int8 in (False, True):
+            ours, theirs = best(rows, "rerank-plugins", int8), best(rows, "sentence-transformers", int8)
+            if ours is None:
+                cells += ["", ""]
+                continue
+            cells.append(f"**{ours['ratio']:.1f}** ({ours['name'].split()[1].split(':')[0]})")
+            alike = ours["docs_per_second"] / theirs["docs_per_second"] if theirs else None
+            cells.append("" if alike is None else f"{alike:.1f}")
+        lines.append([*cells, f"{default['docs_per_second']:,.0f}"])
+    head = [
+        "model",
+        "lengths",
+        "tokens",
+        "candidates",
+        "float32, times its default",
+        "times its best float32",
+    ]
+    head += ["int8, times its default", "times its best int8", "its default, docs/s"]
+    return table(head, lines)
+
+
+def race(name: str) -> str:
+    """Return one run in full."""
+    parts = []
+    for candidates, rows in read(name)["results"].items():
+        report = read(name)
+        lines = [
+            [
+                row["name"],
+                f"{row['docs_per_second']:,.0f}",
+                "{:,.0f} to {:,.0f}".format(*row["quartiles"]),
+                f"{row['p50_ms']:,.1f}",
+                f"{row['p99_ms']:,.1f}",
+                f"{row['ratio']:.2f}",
+                f"{row['largest_logit_difference']:.1e}",
+                "" if row["kendall_tau"] is None else f"{row['kendall_tau']:.3f}",
+                "" if row["share_of_matmul_peak"] is None else f"{row['share_of_matmul_peak']:.0%}",
+            ]
+            for row in rows
+        ]
+        head = ["", "docs/s", "quartiles", "p50 ms", "p99 ms", "ratio", "logits apart", "tau", "of peak"]
+        tokens = report["tokens_per_pair"]
+        parts.append(f"{candidates} candidates, {tokens:.0f} tokens a pair, {report['rounds']} rounds:")
+        parts.append(table(head, lines))
+    return "\n\n".join(parts)
+
+
+def callers(name: str) -> str:
+    """Return what callers at once got."""
+    report = read(name)
+    lines = [
+        [
+            load["callers"],
+            f"{load['background']:,} documents" if load["background"] else "nobody",
+            f"{load['rate']:,.0f}",
+            f"{1000 * load['p50']:,.0f}",
+            f"{1000 * load['p99']:,.0f}",
+        ]
+        for load in report["callers"]
+    ]
+    (row,) = report["results"]["100"]
+    alone = f"One caller with 100 candidates: {row['docs_per_second']:,.0f} docs/s."
+    return table(["callers", "beside", "docs/s of the callers", "p50 ms", "p99 ms"], lines) + f"\n\n{alone}"
+
+
+def scaling(name: str) -> str:
+    """Return cost against candidates, tokenising, memory."""
+    report = read(name)
+    memory = report["peak_mib_of_one_streamed_call"]
+    return "\n\n".join(
+        [
+            table(
+                ["candidates of one call", "docs/s"],
+                [[key, f"{value:,}"] for key, value in report["docs_per_second"].items()],
+            ),
+            table(
+                ["100 documents a call", "share of the time spent tokenising"],
+                [[key, f"{value:.0%}"] for key, value in report["share_of_time_tokenising"].items()],
+            ),
+            table(
+                ["documents streamed through one call", "peak MiB of the process", "of it, by that call"],
+                [
+                    [count, f"{found['after']:,}", f"{found['after'] - found['before']:,}"]
+                    for count, found in memory.items()
+                ],
+            ),
+        ]
+    )
+
+
+def accuracy(name: str) -> str:
+    """Return what each precision changes."""
+    report = read(name)
+    lines = [
+        [
+            row["engine"],
+            f"{row['largest_difference']:.1e}",
+            f"{row['mean_difference']:+.1e}",
+            f"{row['kendall_tau']:.3f}",
+            f"{row['ndcg_at_10']:.4f}",
+        ]
+        for row in report["rows"]
+    ]
+    head = ["engine:precision", "largest logit difference", "mean", "Kendall's tau", "nDCG@10"]
+    return table(head, lines)
+
+
+BLOCKS: dict[str, Callable[..., str]] = {
+    "summary": summary,
+    "race": race,
+    "callers": callers,
+    "scaling": scaling,
+    "accuracy": accuracy,
+}
+
+
+def render(text: str) -> str:
+    """Return the page with every `<!-- block argument -->` ... `<!-- end -->` filled."""
+
+    def fill(match: re.Match[str]) -> str:
+        block, *arguments = match["call"].split()
+        return f"<!-- {match['call']} -->\n\n{BLOCKS[block](*arguments)}\n\n<!-- end -->"
+
+    return re.sub(r"<!-- (?P<call>\w+[^>]*?) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
+
+
+def main(
+    check: Annotated[bool, typer.Option("--check", help="Only say whether it is up to date.")] = False,
+) -> None:
+    """Fill the page."""
+    text = PAGE.read_text()
+    rendered = render(text)
+    if check and rendered != text:
+        raise typer.Exit(1)
+    PAGE.write_text(rendered)
+
+
+if __name__ == "__main__":
+    typer.run(main)
