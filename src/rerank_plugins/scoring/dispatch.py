@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -59,6 +59,7 @@ class _Job:
         self.future: Future[Scored] = Future()
         self.logits = np.empty(len(pairs), dtype=np.float32)
         self.compute_ms = 0.0
+        self._settling = threading.Lock()
         self._queued = time.perf_counter()
         self._started: float | None = None
         # Longest first, so that what one round takes of it has similar lengths.
@@ -94,14 +95,19 @@ class _Job:
 
     def _answer(self) -> None:
         """Hand the logits over, unless it failed or nobody wants them any more."""
-        if not self.future.done() and self.future.set_running_or_notify_cancel():
-            queue_ms = ((self._started or self._queued) - self._queued) * 1000
-            self.future.set_result(Scored(self.logits, queue_ms, self.compute_ms))
+        queue_ms = ((self._started or self._queued) - self._queued) * 1000
+        scored = Scored(self.logits, queue_ms, self.compute_ms)
+        self._settle(lambda: self.future.set_result(scored))
 
     def fail(self, error: Exception) -> None:
         """Hand an error over, unless it has an answer or nobody wants one."""
-        if not self.future.done() and self.future.set_running_or_notify_cancel():
-            self.future.set_exception(error)
+        self._settle(lambda: self.future.set_exception(error))
+
+    def _settle(self, settle: Callable[[], None]) -> None:
+        # The worker and whoever closes it may both want to; a future takes one answer.
+        with self._settling:
+            if not self.future.done() and self.future.set_running_or_notify_cancel():
+                settle()
 
 
 _Slice = tuple[_Job, NDArray[np.int64]]

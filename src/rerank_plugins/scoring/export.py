@@ -14,7 +14,7 @@ from rerank_plugins.errors import InvalidInputError, MissingExtraError
 from rerank_plugins.scoring.engines.base import PaddedBatch, pad
 from rerank_plugins.scoring.engines.bert import BertConfig, BertNetwork
 from rerank_plugins.scoring.engines.calibration import calibration_batches
-from rerank_plugins.scoring.loading import find_model, load_weights
+from rerank_plugins.scoring.loading import ModelFiles, find_model, load_weights
 from rerank_plugins.scoring.pairs import PairEncoder
 from rerank_plugins.settings import ScorerSettings
 
@@ -57,7 +57,7 @@ def export_model(
     """Write a model of the BERT family with its tokenizer and config, and compare it with ours.
 
     Args:
-        settings: Which model; `max_length` and `max_query_tokens` only matter to the comparison.
+        settings: Which model.
         folder: Where to write; made if missing.
         graph_format: `"onnx"` or `"openvino"`.
         dtype: `"float32"`, or `"int8"`, quantised with calibration on the demo's texts.
@@ -75,18 +75,15 @@ def export_model(
     if unsupported := BertConfig.why_unsupported(found.config):
         msg = f"export must have a BERT it knows, but {unsupported}"
         raise InvalidInputError(msg)
-    encoder = PairEncoder(
-        found.tokenizer, max_length=found.max_length, max_query_tokens=found.max_length * 3 // 4
-    )
     network = BertNetwork(found.config, load_weights(found.folder))
-    calibration = calibration_batches(encoder, network.config.pad_id) if dtype == "int8" else None
+    calibration = calibration_batches(found, network.config.pad_id) if dtype == "int8" else None
     graph = folder / _PLACES[graph_format]
     graph.parent.mkdir(parents=True, exist_ok=True)
     _save(graph_format, network, graph, calibration)
     for name in _COMPANIONS:
         if (found.folder / name).exists():
             shutil.copy(found.folder / name, folder)
-    batch = _check_batch(encoder, network.config.pad_id)
+    batch = _check_batch(found, network.config.pad_id)
     expected = network(*batch.tensors()).numpy()
     size = sum(path.stat().st_size for path in graph.parent.glob(f"{graph.stem}.*"))
     apart = float(np.abs(_run(graph_format, graph, batch) - expected).max())
@@ -118,7 +115,10 @@ def _save(
         openvino.save_graph(network, "logits", graph, calibration)
 
 
-def _check_batch(encoder: PairEncoder, pad_id: int) -> PaddedBatch:
+def _check_batch(found: ModelFiles, pad_id: int) -> PaddedBatch:
+    encoder = PairEncoder(
+        found.tokenizer, max_length=found.max_length, max_query_tokens=found.max_length // 2
+    )
     query, *_ = load_queries()
     pairs = encoder.encode([(query.text, passage.text) for passage in load_passages()[:24]])
     return pad(pairs, np.arange(len(pairs)), pad_id)

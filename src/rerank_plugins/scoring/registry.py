@@ -155,7 +155,7 @@ def _load(settings: ScorerSettings, reasons: dict[str, str]) -> Loaded:
         max_query_tokens=max_query_tokens,
         cache_bytes=settings.token_cache_bytes,
     )
-    engine = make_engine(settings, found, encoder)
+    engine = make_engine(settings, found)
     info = ScorerInfo(
         model=found.model,
         revision=found.revision,

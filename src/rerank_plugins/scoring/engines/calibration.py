@@ -6,6 +6,7 @@ import numpy as np
 
 from rerank_plugins.demo.data import load_passages, load_queries
 from rerank_plugins.scoring.engines.base import PaddedBatch, pad
+from rerank_plugins.scoring.loading import ModelFiles
 from rerank_plugins.scoring.packing import plan_batches
 from rerank_plugins.scoring.pairs import PairEncoder
 
@@ -16,11 +17,14 @@ _DOCUMENTS_PER_QUERY = 24
 _BATCH_TOKENS = 1024
 
 
-def calibration_batches(encoder: PairEncoder, pad_id: int) -> list[PaddedBatch]:
+def calibration_batches(found: ModelFiles, pad_id: int) -> list[PaddedBatch]:
     """Return about 300 pairs of the demo's queries and passages, one to four passages long.
 
-    They ship with the package, belong to no evaluation set, and are the same on every machine.
+    They ship with the package, belong to no evaluation set, and are the same on every machine; what the
+    user has set, a shorter `max_length` for example, has no say.
     """
+    window = found.max_length
+    encoder = PairEncoder(found.tokenizer, max_length=window, max_query_tokens=window * 3 // 4)
     pairs = encoder.encode(list(_pairs()))
     batches = plan_batches(pairs.lengths, _BATCH_TOKENS)
     return [pad(pairs, indices, pad_id, multiple=8) for indices in batches]

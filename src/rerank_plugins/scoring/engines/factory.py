@@ -13,13 +13,12 @@ from rerank_plugins.scoring.engines.bert import BertConfig, BertNetwork
 from rerank_plugins.scoring.engines.calibration import calibration_batches
 from rerank_plugins.scoring.engines.torch import TorchEngine
 from rerank_plugins.scoring.loading import ModelFiles, load_weights
-from rerank_plugins.scoring.pairs import PairEncoder
 from rerank_plugins.settings import ScorerSettings
 
 __all__ = ["make_engine"]
 
 
-def make_engine(settings: ScorerSettings, found: ModelFiles, encoder: PairEncoder) -> Engine:
+def make_engine(settings: ScorerSettings, found: ModelFiles) -> Engine:
     """Return the engine that settings name, ready; nothing in them is `"auto"`.
 
     Raises:
@@ -27,29 +26,27 @@ def make_engine(settings: ScorerSettings, found: ModelFiles, encoder: PairEncode
         ModelError: If the engine cannot convert or load it.
     """
     makers = {"torch": _torch, "transformers": _transformers, "openvino": _openvino, "onnx": _onnx}
-    return makers[settings.engine](settings, found, encoder)
+    return makers[settings.engine](settings, found)
 
 
-def _torch(settings: ScorerSettings, found: ModelFiles, _: PairEncoder) -> Engine:
+def _torch(settings: ScorerSettings, found: ModelFiles) -> Engine:
     network = BertNetwork(found.config, load_weights(found.folder), getattr(torch, settings.dtype))
     return TorchEngine(network, torch.device(settings.device))
 
 
-def _transformers(settings: ScorerSettings, found: ModelFiles, _: PairEncoder) -> Engine:
+def _transformers(settings: ScorerSettings, found: ModelFiles) -> Engine:
     from rerank_plugins.scoring.engines.transformers import TransformersEngine
 
     return TransformersEngine(found.folder, torch.device(settings.device), getattr(torch, settings.dtype))
 
 
-def _openvino(settings: ScorerSettings, found: ModelFiles, encoder: PairEncoder) -> Engine:
+def _openvino(settings: ScorerSettings, found: ModelFiles) -> Engine:
     from rerank_plugins.scoring.engines import openvino
 
     network = BertNetwork(found.config, load_weights(found.folder))
 
     def make(folder: Path) -> None:
-        openvino.save_graph(
-            network.encoder, "cls", folder / "graph.xml", _calibration(settings, found, encoder)
-        )
+        openvino.save_graph(network.encoder, "cls", folder / "graph.xml", _calibration(settings, found))
 
     folder = _graph_folder(settings, found, Path(openvino.__file__), openvino.VERSION, make)
     with _explained(f"openvino could not load {folder}; delete it, and it is made again"):
@@ -58,12 +55,12 @@ def _openvino(settings: ScorerSettings, found: ModelFiles, encoder: PairEncoder)
         )
 
 
-def _onnx(settings: ScorerSettings, found: ModelFiles, encoder: PairEncoder) -> Engine:
+def _onnx(settings: ScorerSettings, found: ModelFiles) -> Engine:
     from rerank_plugins.scoring.engines import onnx
 
     def make(folder: Path) -> None:
         network = BertNetwork(found.config, load_weights(found.folder))
-        onnx.save_graph(network, folder / "graph.onnx", _calibration(settings, found, encoder))
+        onnx.save_graph(network, folder / "graph.onnx", _calibration(settings, found))
 
     folder = _graph_folder(settings, found, Path(onnx.__file__), onnx.VERSION, make)
     with _explained(f"onnxruntime could not load {folder}; delete it, and it is made again"):
@@ -96,9 +93,7 @@ def _explained(message: str) -> Iterator[None]:
         raise ModelError(msg) from error
 
 
-def _calibration(
-    settings: ScorerSettings, found: ModelFiles, encoder: PairEncoder
-) -> list[PaddedBatch] | None:
+def _calibration(settings: ScorerSettings, found: ModelFiles) -> list[PaddedBatch] | None:
     if settings.dtype != "int8":
         return None
-    return calibration_batches(encoder, BertConfig.of(found.config).pad_id)
+    return calibration_batches(found, BertConfig.of(found.config).pad_id)

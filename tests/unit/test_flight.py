@@ -1,0 +1,78 @@
+"""One call, chunk by chunk: any number of documents in bounded memory."""
+
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rerank_plugins import CrossEncoderScorer, InvalidTypeError, ScorerClosedError
+from rerank_plugins.scoring.flight import _CHUNK, _IN_THE_AIR
+
+
+class Text(str):
+    """A string that counts how many of its kind are alive."""
+
+    __slots__ = ()
+    alive = 0
+    most = 0
+
+    def __new__(cls, text: str) -> "Text":
+        cls.alive += 1
+        cls.most = max(cls.most, cls.alive)
+        return super().__new__(cls, text)
+
+    def __del__(self) -> None:
+        Text.alive -= 1
+
+
+def test_streamed_texts_are_let_go(tiny_scorer: CrossEncoderScorer) -> None:
+    n = 8 * _CHUNK
+    logits = tiny_scorer.score("q", (Text(f"number {i}") for i in range(n)))
+    assert logits.shape == (n,)
+    assert Text.alive == 0
+    # What is in the air, the chunk that is being filled, and no more.
+    assert Text.most <= (_IN_THE_AIR + 2) * _CHUNK
+    some = [0, 1, _CHUNK - 1, _CHUNK, n - 1]
+    expected = tiny_scorer.score("q", [f"number {i}" for i in some])
+    np.testing.assert_allclose(logits[some], expected, atol=1e-5, rtol=0)
+
+
+def test_equal_texts_far_apart_get_equal_scores(tiny_scorer: CrossEncoderScorer) -> None:
+    texts = [f"number {i % (2 * _CHUNK)}" for i in range(5 * _CHUNK)]
+    scores = tiny_scorer.score_detailed("q", iter(texts))
+    np.testing.assert_array_equal(scores.logits[: 2 * _CHUNK], scores.logits[2 * _CHUNK : 4 * _CHUNK])
+    assert scores.tokens == tiny_scorer.score_detailed("q", texts[: 2 * _CHUNK]).tokens
+
+
+def test_a_mistake_in_a_stream_is_named_and_a_list_is_checked_first(tiny_scorer: CrossEncoderScorer) -> None:
+    def stream() -> Iterator[object]:
+        yield from ("fine", "fine too", None)
+
+    with pytest.raises(InvalidTypeError, match=r"documents\[2\] must be a str"):
+        tiny_scorer.score("q", stream())  # type: ignore[arg-type]
+    with pytest.raises(InvalidTypeError, match=r"pairs\[1\]"):
+        tiny_scorer.score_pairs(iter([("q", "d"), ("q",)]))  # type: ignore[list-item]
+    with pytest.raises(InvalidTypeError, match=r"documents\[1\]"):
+        tiny_scorer.score("q", ["fine", 3])  # type: ignore[list-item]
+
+
+def test_an_endless_stream_ends_when_the_scorer_is_closed(tiny: Path) -> None:
+    scorer = CrossEncoderScorer(str(tiny), device="cpu", max_length=77)
+
+    def endless() -> Iterator[str]:
+        for i in count():
+            if i == 3 * _CHUNK:
+                scorer.close()
+            yield f"number {i}"
+
+    with pytest.raises(ScorerClosedError):
+        scorer.score("q", endless())
+
+
+async def test_async_streams_alike(tiny_scorer: CrossEncoderScorer) -> None:
+    texts = [f"number {i}" for i in range(_CHUNK + 3)]
+    np.testing.assert_allclose(
+        await tiny_scorer.ascore("q", iter(texts)), tiny_scorer.score("q", texts), atol=1e-5, rtol=0
+    )
