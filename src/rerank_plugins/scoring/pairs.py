@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from rerank_plugins.errors import InvalidInputError, ModelFormatError
 from rerank_plugins.inputs import refuse_surrogates
 from rerank_plugins.scoring.cache import ContentCache, digest
+from rerank_plugins.scoring.tokenizing import TextTokenizer
 
 __all__ = ["EncodedPairs", "PairEncoder", "PairTemplate"]
 
@@ -166,6 +167,7 @@ class PairEncoder:
                 f"{self.template.specials} special tokens, but got {max_query_tokens}"
             )
             raise InvalidInputError(msg)
+        self._texts = TextTokenizer(self._tokenizer)
         self._cache: ContentCache[IntArray] = ContentCache(cache_bytes, lambda ids: ids.nbytes + _ENTRY_BYTES)
 
     def encode(self, pairs: Sequence[tuple[str, str]]) -> EncodedPairs:
@@ -210,16 +212,8 @@ class PairEncoder:
             refuse_surrogates(texts)
             raise
         known = self._cache.find(list(keys.values()))
-        fresh = self._tokenize([text for text in texts if keys[text] not in known])
+        new = [text for text in texts if keys[text] not in known]
+        # No pair has room for max_length tokens of one text, so whether it was cut still shows.
+        fresh = dict(zip(new, self._texts.ids(new, self.max_length), strict=True))
         self._cache.keep((keys[text], ids) for text, ids in fresh.items())
         return fresh | {text: known[keys[text]] for text in texts if text not in fresh}, len(known)
-
-    def _tokenize(self, texts: list[str]) -> dict[str, IntArray]:
-        """Return the ids of each text, as many as a pair could hold."""
-        # Rayon spreads a batch over the cores, outside the GIL; "fast" leaves out the offsets.
-        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return {
-            # No pair has room for max_length tokens of one text, so whether it was cut still shows.
-            text: np.array(encoding.ids[: self.max_length], dtype=np.int32)
-            for text, encoding in zip(texts, encodings, strict=True)
-        }

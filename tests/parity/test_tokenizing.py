@@ -1,0 +1,160 @@
+"""Ids word by word equal ids of whole texts, whatever is in them."""
+
+import json
+import unicodedata
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from rerank_plugins import CrossEncoderScorer
+from rerank_plugins.scoring import tokenizing
+from rerank_plugins.scoring.tokenizing import TextTokenizer, never_looks_across_spaces
+from tests.models import BUNDLED
+from tests.texts import make_text
+
+# Whatever joins, splits, combines, disappears or is special, with and without spaces around.
+AWKWARD = [
+    " ",
+    "  ",
+    "\t",
+    "\n",
+    "\r\n",
+    "\u00a0",
+    "\u3000",
+    "\u2028",
+    "\u200b",
+    "\u200d",
+    "\ufeff",
+    "\x00",
+    "\x1c",
+    "\x1f",
+    "\x85",
+    "[SEP]",
+    "[CLS]",
+    "[MASK]",
+    "[UNK]",
+    "[sep]",
+    "##ing",
+    "'",
+    "--",
+    "\u0301",
+    " \u0301",
+    "e\u0301",
+    "\u0345",
+    "\u0300\u0316",
+    "Σ",
+    "ΑΣ",
+    "İ",
+    "ß",
+    "ﬁ",
+    "中文",
+    "日本 語",
+    "한국어",
+    "한",
+    "ก็",
+    "कि",
+    "👩‍👩‍👧",
+    "🇩🇪",
+    "x" * 120,
+    "\ufffd",
+    "\U0001d518",
+    "ــ",
+    "Ünïcödé",
+    "don't",
+    "U.S.A.",
+    "3.14",
+    "a",
+    "B",
+    "the",
+]
+TEXTS = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=80),
+    st.lists(st.sampled_from(AWKWARD), max_size=30).map("".join),
+    st.lists(st.sampled_from(AWKWARD), max_size=30).map(" ".join),
+)
+
+
+@pytest.fixture(scope="module")
+def plain() -> Tokenizer:
+    tokenizer = Tokenizer.from_file(str(BUNDLED / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def whole(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    return [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+
+def test_the_familys_tokenizer_is_one_that_never_looks_across_spaces(plain: Tokenizer) -> None:
+    assert never_looks_across_spaces(plain)
+
+
+@settings(max_examples=400, deadline=None)
+@given(texts=st.lists(TEXTS, max_size=6))
+def test_any_text(plain: Tokenizer, texts: list[str]) -> None:
+    ours = TextTokenizer(plain)
+    for _ in range(2):  # unknown at first, then known
+        assert [ids.tolist() for ids in ours.ids(texts, 10**6)] == whole(plain, texts)
+
+
+def test_every_character_between_letters_and_between_spaces(plain: Tokenizer) -> None:
+    # Every assigned character, but of the tens of thousands of ideographs and syllables a sample.
+    points = [
+        chr(i)
+        for i in range(0x20000)
+        if unicodedata.category(chr(i)) not in {"Cn", "Cs"} and not (0x3400 <= i < 0xD7A4 and i % 13)
+    ]
+    points = [c for c in points if not (0xE000 <= ord(c) < 0xF900 and ord(c) % 13)]
+    texts = []
+    for i in range(0, len(points), 16):
+        some = points[i : i + 16]
+        texts.append("".join(f"a{c}b {c} {c}c d{c} " for c in some))
+    ours = TextTokenizer(plain)
+    assert [ids.tolist() for ids in ours.ids(texts, 10**6)] == whole(plain, texts)
+
+
+def test_the_limit_keeps_the_first_ids(plain: Tokenizer) -> None:
+    (ids,) = TextTokenizer(plain).ids(["one two three four"], 3)
+    assert ids.tolist() == whole(plain, ["one two three"])[0]
+
+
+def test_threads_while_words_are_forgotten(plain: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizing, "_MOST_WORDS", 50)
+    ours = TextTokenizer(plain)
+    texts = [make_text(1 + i % 60, seed=i) for i in range(200)]
+    expected = whole(plain, texts)
+
+    def encode(seed: int) -> bool:
+        order = np.random.default_rng(seed).permutation(len(texts))
+        return all(ours.ids([texts[i]], 10**6)[0].tolist() == expected[i] for i in order)
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(encode, range(32)))
+    assert len(ours._words) <= 50 + 60
+
+
+def test_other_tokenizers_get_whole_texts(plain: Tokenizer) -> None:
+    for part, replacement in (
+        ("normalizer", {"type": "NFC"}),
+        ("pre_tokenizer", {"type": "Whitespace"}),
+        ("normalizer", None),
+    ):
+        pipeline = json.loads(plain.to_str())
+        pipeline[part] = replacement
+        other = Tokenizer.from_str(json.dumps(pipeline))
+        assert not never_looks_across_spaces(other)
+        ours = TextTokenizer(other)
+        assert ours.ids(["New York is big"], 3)[0].tolist() == whole(other, ["New York is big"])[0][:3]
+    spaced = Tokenizer.from_str(plain.to_str())
+    spaced.add_tokens(["new york"])
+    assert not never_looks_across_spaces(spaced)
+    assert TextTokenizer(spaced).ids(["in new york"], 9)[0].tolist() == whole(spaced, ["in new york"])[0]
+
+
+def test_the_scorer_uses_it(tiny_scorer: CrossEncoderScorer) -> None:
+    assert tiny_scorer._loaded.encoder._texts._by_word
