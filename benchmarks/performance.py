@@ -42,7 +42,7 @@ FEW = replace(
 RUNS = {
     "L6-msmarco": ALL,
     "L6-rag": replace(ALL, lengths="rag", candidates=(40,), rounds=4),
-    "L6-interactive": replace(ALL, candidates=(1, 10), rounds=9),
+    "L6-interactive": replace(ALL, candidates=(1, 10), queries=5, rounds=7),
     "L6-1000": replace(FEW, candidates=(1000,), rounds=2),
     "TinyBERT-msmarco": replace(SOME, model="ms-marco-TinyBERT-L2-v2", queries=3, rounds=9),
     "TinyBERT-rag": replace(SOME, model="ms-marco-TinyBERT-L2-v2", lengths="rag", rounds=9),

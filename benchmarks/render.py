@@ -5,6 +5,7 @@ python benchmarks/render.py [--check]
 
 import json
 import re
+import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,6 +38,11 @@ def best(rows: Rows, start: str, int8: bool) -> dict[str, Any] | None:
     return max(fitting, key=lambda row: row["docs_per_second"], default=None)
 
 
+def paired(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
+    """Return how many times as fast ours is, round by round, as a median."""
+    return statistics.median(a / b for a, b in zip(ours["rounds"], theirs["rounds"], strict=True))
+
+
 def runs() -> Iterable[tuple[str, dict[str, Any], str, Rows]]:
     """Yield name, report, number of candidates and rows of each race."""
     for path in sorted(RESULTS.glob("*-*.json"), key=lambda path: (_order(path.stem), path.stem)):
@@ -62,8 +68,7 @@ def summary() -> str:
                 cells += ["", ""]
                 continue
             cells.append(f"**{ours['ratio']:.1f}** ({ours['name'].split()[1].split(':')[0]})")
-            alike = ours["docs_per_second"] / theirs["docs_per_second"] if theirs else None
-            cells.append("" if alike is None else f"{alike:.1f}")
+            cells.append(f"{paired(ours, theirs):.1f}" if theirs else "")
         lines.append([*cells, f"{default['docs_per_second']:,.0f}"])
     head = [
         "model",

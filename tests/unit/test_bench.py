@@ -1,13 +1,15 @@
 """The benchmark's parts: texts, rounds, arithmetic, reports."""
 
 import json
+import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rerank_plugins import CrossEncoderScorer, InvalidInputError
+from rerank_plugins import CrossEncoderScorer, InvalidInputError, ScoringError
 from rerank_plugins.bench.contestants import Contestant, Skipped, our_contestant, peer_contestant
 from rerank_plugins.bench.flops import needed_flops
 from rerank_plugins.bench.measure import Race, agreement, measure_callers, race
@@ -42,6 +44,10 @@ def test_own_texts_are_read_and_mistakes_named(tmp_path: Path) -> None:
     path.write_text('{"query": "q"}\n')
     with pytest.raises(InvalidInputError, match=r"topics\.jsonl:1 .*documents"):
         read_topics(path)
+    for documents in ("[]", '"text"', "null"):
+        path.write_text(f'{{"query": "q", "documents": {documents}}}\n')
+        with pytest.raises(InvalidInputError, match=r"topics\.jsonl:1 must be"):
+            read_topics(path)
     path.write_text("\n")
     with pytest.raises(InvalidInputError, match="has none"):
         read_topics(path)
@@ -90,6 +96,7 @@ def test_agreement_is_exact_for_equals_and_sees_a_reversal() -> None:
     assert agreement(up, up, topics).tau == 1
     assert agreement(up, down, topics).tau == -1
     assert agreement(up, down, topics).largest == 4
+    assert agreement(np_zeros, np_zeros, topics).tau is None  # equal scores have no order
 
 
 def test_flops_of_a_network_counted_by_hand() -> None:
@@ -109,6 +116,45 @@ def test_callers_at_once_are_all_answered_beside_a_long_request(tiny_scorer: Cro
     assert (load.callers, load.documents, load.background) == (4, 5, 300)
     assert 0 < load.p50 <= load.p99
     assert load.rate > 0
+
+
+def test_nothing_of_the_long_request_is_left_for_what_is_measured_next() -> None:
+    running: set[int] = set()
+    long: list[int] = []
+
+    def score(query: str, documents: Iterable[str]) -> np.ndarray:
+        me = threading.get_ident()
+        running.add(me)
+        read = list(documents) if query == "short" else [next(iter(documents), "")]
+        if query == "long":
+            long.append(len(read))
+            time.sleep(0.3)  # what is in the queue when its documents end
+        running.discard(me)
+        return np.zeros(len(read), dtype=np.float32)
+
+    measure_callers(score, [("short", ["a"])] * 4, 2, ("long", ["b"] * 9))
+    assert long
+    assert not running
+
+
+def test_a_long_request_that_fails_is_no_load() -> None:
+    def score(query: str, documents: Iterable[str]) -> np.ndarray:
+        if query == "long":
+            raise ScoringError("the queue is full")
+        return np.zeros(1, dtype=np.float32)
+
+    with pytest.raises(ScoringError, match="full"):
+        measure_callers(score, [("short", ["a"])], 1, ("long", ["b"]))
+
+
+def test_lengths_are_those_of_all_rounds_that_count(tiny: Path) -> None:
+    plan = Plan(model=str(tiny), ours=("torch:float32",), peers=(), candidates=(1,), rounds=3, seed=1)
+    seeds = (10_001, 10_002, 10_003)
+    topics = [make_topics(LENGTHS["msmarco"], queries=1, candidates=1, seed=seed)[0] for seed in seeds]
+    with CrossEncoderScorer(str(tiny), device="cpu", engine="torch") as scorer:
+        tokens = [scorer.score_detailed(*topic).tokens for topic in topics]
+    report = run_benchmark(plan)
+    assert report.tokens_per_pair == pytest.approx(np.mean(tokens))
 
 
 def test_random_weights_have_the_members_shape_and_load(tmp_path: Path) -> None:
@@ -144,6 +190,7 @@ def test_who_cannot_run_is_named_with_the_reason(tiny: Path, tmp_path: Path) -> 
         (Plan(ours=("torch:int8",), peers=()), "at least one contestant"),
         (Plan(ours=("torch:float32",), peers=(), baseline="me"), "--baseline"),
         (Plan(ours=("torch:float32",), peers=(), lengths="no.jsonl"), "--lengths"),
+        (Plan(ours=("torch:float32",), peers=(), lengths="."), "--lengths"),
         (Plan(random_weights=True), "member of the family"),
     ],
 )

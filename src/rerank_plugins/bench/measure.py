@@ -1,11 +1,12 @@
 """Interleaved rounds, and callers at once."""
 
+import math
 import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 
 from rerank_plugins.bench.contestants import Contestant, Score
 from rerank_plugins.bench.workload import Topic
-from rerank_plugins.errors import ScoringError
 
 __all__ = ["Agreement", "Load", "Race", "agreement", "measure_callers", "race"]
 
@@ -92,7 +92,7 @@ class Agreement:
 
     Attributes:
         largest: Largest absolute difference of logits.
-        tau: Kendall's tau, mean over queries of two documents or more; None without any.
+        tau: Kendall's tau, mean over queries of two distinct scores or more; None without any.
     """
 
     largest: float
@@ -105,6 +105,7 @@ def agreement(score: Score, reference: Score, topics: Sequence[Topic]) -> Agreem
 
     found = [(score(query, documents), reference(query, documents)) for query, documents in topics]
     taus = [float(kendalltau(ours, theirs).statistic) for ours, theirs in found if len(ours) > 1]
+    taus = [tau for tau in taus if not math.isnan(tau)]  # where all scores are equal there is no order
     largest = max((float(np.abs(ours - theirs).max()) for ours, theirs in found if len(ours)), default=0.0)
     return Agreement(largest, statistics.mean(taus) if taus else None)
 
@@ -140,23 +141,21 @@ def measure_callers(
         topics: One request each.
         callers: Threads.
         background: A long request that runs beside them, again and again until they are done.
+
+    Raises:
+        RerankError: If a request fails, the long one included.
     """
-    done = threading.Event()
-    long = threading.Thread(target=_repeat, args=(score, background, done), daemon=True)
-    if background is not None:
-        long.start()
-        time.sleep(0.2)  # the long request is under way before anybody asks
 
     def ask(topic: Topic) -> float:
         started = time.perf_counter()
         score(*topic)
         return time.perf_counter() - started
 
-    started = time.perf_counter()
-    with ThreadPoolExecutor(callers) as pool:
-        latencies: NDArray[np.float64] = np.array(list(pool.map(ask, topics)))
-    spent = time.perf_counter() - started
-    done.set()
+    with _beside(score, background):
+        started = time.perf_counter()
+        with ThreadPoolExecutor(callers) as pool:
+            latencies: NDArray[np.float64] = np.array(list(pool.map(ask, topics)))
+        spent = time.perf_counter() - started
     documents = sum(len(texts) for _, texts in topics)
     return Load(
         callers=callers,
@@ -166,6 +165,26 @@ def measure_callers(
         p99=float(np.percentile(latencies, 99)),
         background=len(background[1]) if background else 0,
     )
+
+
+@contextmanager
+def _beside(score: Score, topic: Topic | None) -> Iterator[None]:
+    """Keep a long topic under way meanwhile; at the end, wait until nothing of it is left in the queue.
+
+    What it left there would take its share of whatever is measured next.
+    """
+    if topic is None:
+        yield
+        return
+    done = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(_repeat, score, topic, done)
+        time.sleep(0.2)  # the long request is under way before anybody asks
+        try:
+            yield
+        finally:
+            done.set()
+        long.result()
 
 
 def _repeat(score: Score, topic: Topic, done: threading.Event) -> None:
@@ -178,6 +197,5 @@ def _repeat(score: Score, topic: Topic, done: threading.Event) -> None:
                 return
             yield document
 
-    with suppress(ScoringError):  # the scorer may be closed before the last chunk is scored
-        while not done.is_set():
-            score(query, until_done())
+    while not done.is_set():
+        score(query, until_done())

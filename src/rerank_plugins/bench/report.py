@@ -17,7 +17,7 @@ from rerank_plugins.bench.contestants import Skipped
 from rerank_plugins.bench.measure import Agreement, Load, Race
 from rerank_plugins.errors import MissingExtraError
 
-__all__ = ["Report", "Result", "machine", "plot", "tables"]
+__all__ = ["Report", "Result", "machine", "plot", "require_plot", "tables"]
 
 _LIBRARIES = (
     "rerank-plugins",
@@ -57,6 +57,7 @@ class Result:
             "name": self.name,
             "docs_per_second": round(self.race.rate, 1),
             "quartiles": [round(low, 1), round(high, 1)],
+            "rounds": [round(rate, 1) for rate in self.race.rates],
             "p50_ms": round(1000 * self.race.latency(50), 2),
             "p99_ms": round(1000 * self.race.latency(99), 2),
             "ratio": None if self.ratio is None else round(self.ratio, 2),
@@ -196,8 +197,8 @@ def _load_table(report: Report) -> Table:
     return table
 
 
-def plot(report: Report, path: Path) -> None:
-    """Draw documents per second with quartiles, a panel for each number of candidates.
+def require_plot() -> None:
+    """Check that `plot` can draw, before minutes are spent on what it would draw.
 
     Raises:
         MissingExtraError: If matplotlib is not installed.
@@ -206,6 +207,15 @@ def plot(report: Report, path: Path) -> None:
         raise MissingExtraError(
             '--plot needs matplotlib; install it with: pip install "rerank-plugins[bench]"'
         )
+
+
+def plot(report: Report, path: Path) -> None:
+    """Draw documents per second with quartiles, a panel for each number of candidates.
+
+    Raises:
+        MissingExtraError: If matplotlib is not installed.
+    """
+    require_plot()
     from matplotlib.figure import Figure
 
     panels = list(report.results.items())

@@ -1,10 +1,12 @@
 """A whole benchmark: who, on what, how often."""
 
+import importlib.util
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +25,10 @@ from rerank_plugins.bench.measure import Load, agreement, measure_callers, race
 from rerank_plugins.bench.models import make_random_checkpoint
 from rerank_plugins.bench.report import Report, Result, machine
 from rerank_plugins.bench.workload import LENGTHS, Topic, make_topics, read_topics
-from rerank_plugins.errors import InvalidInputError
+from rerank_plugins.errors import InvalidInputError, MissingExtraError
 from rerank_plugins.scoring import family
 from rerank_plugins.scoring.cross_encoder import CrossEncoderScorer
-from rerank_plugins.scoring.loading import find_model
+from rerank_plugins.scoring.loading import ModelFiles, find_model
 from rerank_plugins.settings import ScorerSettings
 
 __all__ = ["Plan", "run_benchmark"]
@@ -95,7 +97,11 @@ def run_benchmark(plan: Plan, progress: Callable[[str], None] = lambda _: None) 
     Raises:
         InvalidInputError: If the plan names something unknown, or nobody can run.
         ModelError: If the model cannot be loaded.
+        MissingExtraError: If scipy, which compares scores, is not installed.
     """
+    # Said before minutes are spent.
+    if importlib.util.find_spec("scipy") is None:
+        raise MissingExtraError('bench needs scipy; install it with: pip install "rerank-plugins[bench]"')
     unknown = set(plan.peers) - set(PEERS)
     if unknown:
         msg = f"--peer must be one of {sorted(PEERS)}, but got {sorted(unknown)}"
@@ -116,10 +122,16 @@ def run_benchmark(plan: Plan, progress: Callable[[str], None] = lambda _: None) 
         reference = stack.enter_context(
             CrossEncoderScorer(model, device="cpu", engine="torch", dtype="float32")
         )
-        lengths = _token_counts(reference, _topics(plan, min(plan.candidates), 1))
+        found = find_model(ScorerSettings(model=model))
+        rounds = {
+            candidates: [_topics(plan, candidates, number) for number in range(plan.rounds + 1)]
+            for candidates in plan.candidates
+        }
+        # Of the rounds that count.
+        lengths = {candidates: _token_counts(found, topics[1:]) for candidates, topics in rounds.items()}
         report = Report(
             model=plan.model,
-            tokens_per_pair=float(lengths.mean()),
+            tokens_per_pair=float(np.concatenate(list(lengths.values())).mean()),
             lengths=plan.lengths,
             rounds=plan.rounds,
             baseline=baseline,
@@ -129,9 +141,8 @@ def run_benchmark(plan: Plan, progress: Callable[[str], None] = lambda _: None) 
         )
         for candidates in plan.candidates:
             progress(f"{candidates} candidates")
-            rounds = [_topics(plan, candidates, number) for number in range(plan.rounds + 1)]
-            races = race(everybody, rounds)
-            checked = rounds[1][:_REFERENCE_QUERIES]
+            races = race(everybody, rounds[candidates])
+            checked = rounds[candidates][1][:_REFERENCE_QUERIES]
             report.results[candidates] = [
                 Result(
                     name=one.name,
@@ -139,7 +150,7 @@ def run_benchmark(plan: Plan, progress: Callable[[str], None] = lambda _: None) 
                     ratio=races[one.name].ratio(races[baseline]),
                     agreement=agreement(one.score, reference.score, checked),
                     peak_share=_peak_share(
-                        one, races[one.name].rate, model, reference, checked, report.peaks
+                        one, races[one.name].rate, found.config, lengths[candidates], report.peaks
                     ),
                 )
                 for one in everybody
@@ -191,7 +202,7 @@ def _topics(plan: Plan, candidates: int, number: int) -> list[Topic]:
     """Return the topics of one round; new texts in every round unless documents come back."""
     if plan.lengths not in LENGTHS:
         path = Path(plan.lengths)
-        if not path.exists():
+        if not path.is_file():
             msg = f"--lengths must be one of {sorted(LENGTHS)} or a JSONL file, but got {plan.lengths!r}"
             raise InvalidInputError(msg)
         return [(query, documents[:candidates]) for query, documents in read_topics(path)[: plan.queries]]
@@ -204,14 +215,11 @@ def _topics(plan: Plan, candidates: int, number: int) -> list[Topic]:
     return [(query, documents) for (query, _), (_, documents) in zip(topics, same, strict=True)]
 
 
-def _token_counts(scorer: CrossEncoderScorer, topics: list[Topic]) -> NDArray[np.int64]:
-    """Return int64 [n], tokens of each pair."""
-    counts = []
-    for query, documents in topics:
-        scores = scorer.score_detailed(query, documents)
-        rest = (scores.tokens - int(scores.document_tokens.sum())) / max(1, len(documents))
-        counts.append(scores.document_tokens + round(rest))
-    return np.concatenate(counts).astype(np.int64)
+def _token_counts(found: ModelFiles, rounds: list[list[Topic]]) -> NDArray[np.int64]:
+    """Return int64 [n], tokens of each pair that the model reads."""
+    pairs = [(query, text) for topics in rounds for query, documents in topics for text in documents]
+    encodings = found.tokenizer.encode_batch_fast(pairs)
+    return np.minimum([len(encoding.ids) for encoding in encodings], found.max_length).astype(np.int64)
 
 
 def _peaks(ours: list[Contestant]) -> dict[str, float]:
@@ -222,15 +230,13 @@ def _peaks(ours: list[Contestant]) -> dict[str, float]:
 def _peak_share(
     one: Contestant,
     rate: float,
-    model: str,
-    reference: CrossEncoderScorer,
-    topics: list[Topic],
+    config: Mapping[str, Any],
+    lengths: NDArray[np.int64],
     peaks: dict[str, float],
 ) -> float | None:
     if one.info is None or one.info.dtype not in peaks:
         return None
-    lengths = _token_counts(reference, topics)
-    flops = needed_flops(find_model(ScorerSettings(model=model)).config, lengths)
+    flops = needed_flops(config, lengths)
     return rate * flops / len(lengths) / 1e9 / peaks[one.info.dtype]
 
 

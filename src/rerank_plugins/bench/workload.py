@@ -90,4 +90,7 @@ def _read(path: Path) -> Iterator[Topic]:
         except (ValueError, KeyError, TypeError) as error:
             msg = f'{path}:{number} must be {{"query": str, "documents": [str, ...]}}, but: {error!r}'
             raise InvalidInputError(msg) from None
+        if not isinstance(query, str) or not documents or not isinstance(documents, list):
+            msg = f'{path}:{number} must be {{"query": str, "documents": [str, ...]}}, but got {line[:80]!r}'
+            raise InvalidInputError(msg)
         yield query, documents

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rerank_plugins.bench.report import plot, tables
+from rerank_plugins.bench.report import plot, require_plot, tables
 from rerank_plugins.bench.run import Plan, run_benchmark
 
 __all__ = ["bench"]
@@ -15,6 +15,8 @@ _LEAST_WIDTH = 116
 
 def bench(plan: Plan, *, json_path: Path | None, plot_path: Path | None) -> None:
     """Measure, print tables, and write JSON and a plot where asked."""
+    if plot_path:
+        require_plot()
     progress = Console(stderr=True)
     with progress.status("starting") as status:
         report = run_benchmark(plan, status.update)
