@@ -5,10 +5,9 @@ of what waits, packs it into token-budget batches across requests, and answers e
 pair is scored. When nothing waits, a request starts at once.
 
 A round is a few batches. New requests are served first come, first served; one that is larger than a
-round becomes long after its first, and from then on the long share a quarter of each round, or all of it
-when nothing new waits. So a request of less than a round waits for the round that runs and for what came
-before it, at three quarters of full speed in the worst case, whatever long requests are there; and the
-long always move.
+round becomes long after its first, and from then on the long have a quarter of a round each time. So a
+request of less than a round waits for the round that runs and for what came before it, at three quarters of
+full speed in the worst case, whatever long requests are there; and the long always move.
 """
 
 import os
@@ -32,8 +31,9 @@ __all__ = ["Scored", "Worker", "join"]
 # How many full batches a round holds: enough to sort by length well, few enough that a request which
 # comes now does not wait long.
 _BATCHES_PER_ROUND = 4
-# What long requests may have of a round while new ones wait.
-_LONG_SHARE = 0.25
+# Long requests have one of this many parts of a round. Also when nothing else waits: they are sorted by
+# length as a whole, so short rounds cost them nothing, and who comes next waits less.
+_LONG_SHARE = 4
 
 
 @dataclass(frozen=True)
@@ -230,17 +230,21 @@ class Worker:
 
     def _take_round(self) -> Iterator[_Slice]:
         """Take the slices of one round: what is new, but for the share of what is long."""
-        whole = room = self._max_batch_tokens * _BATCHES_PER_ROUND
-        kept = int(room * _LONG_SHARE) if self._long else 0
+        whole = self._max_batch_tokens * _BATCHES_PER_ROUND
+        share = whole // _LONG_SHARE
         # Counted now: what is put back below waits for the next round.
-        for queue, count, floor in ((self._new, len(self._new), kept), (self._long, len(self._long), 0)):
+        turns = (
+            (self._new, len(self._new), whole - share if self._long else whole),
+            (self._long, len(self._long), share),
+        )
+        for queue, count, room in turns:
             for _ in range(count):
-                if room <= floor:
+                if room <= 0:
                     break
                 job = queue.popleft()
                 if job.future.done():  # cancelled, or failed in an earlier round
                     continue
-                indices = job.take(room - floor)
+                indices = job.take(room)
                 room -= int(job.pairs.lengths[indices].sum())
                 yield job, indices
                 if job.waiting_tokens and len(job.pairs.ids) > whole:
