@@ -105,13 +105,16 @@ def measure_memory(folder: str, engine: str) -> dict[str, Any]:
     return found
 
 
-@app.command()
+@app.callback(invoke_without_command=True)
 def main(
+    context: typer.Context,
     engine: Annotated[str, typer.Option(help="Engine of ours.")] = "auto",
     rounds: Annotated[int, typer.Option(help="Rounds that count.")] = 5,
     output: Annotated[Path | None, typer.Option(help="Where to write JSON.")] = None,
 ) -> None:
     """Measure and print."""
+    if context.invoked_subcommand:
+        return
     shape = family.find(MEMBER)
     assert shape is not None  # noqa: S101 - a name of ours
     with tempfile.TemporaryDirectory() as folder:

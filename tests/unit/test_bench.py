@@ -75,7 +75,7 @@ def test_rounds_are_interleaved_and_ratios_paired() -> None:
     clock = Clock()
     # The machine is twice as slow in the third round: the paired ratio does not notice.
     everybody = [clock.contestant("a", [9, 1, 2, 1]), clock.contestant("b", [9, 3, 6, 3])]
-    found = race(everybody, [[("q", ["x"] * 6)]] * 4, clock=lambda: clock.now)
+    found = race(everybody, [[("q", ["x"] * 6)]] * 4, clock=lambda: clock.now, pause=0)
     assert clock.order == ["a", "b", "b", "a", "a", "b", "b", "a"]
     assert found["a"].rates == [6, 3, 6]  # without the warm-up
     assert found["a"].rate == 6
