@@ -45,6 +45,7 @@ class RankingStats:
         texts: Distinct texts that had to be read: the query, and documents whose score was not known.
         token_cache_hits: How many of them did not have to be tokenised.
         score_cache_hits: How many documents got a remembered score.
+        out_of_memory: Batches that the device had no memory for, so that they were halved.
         model: Model id, or None for a scorer that does not say.
         device: Device, or None for a scorer that does not say.
         dtype: Precision, or None for a scorer that does not say.
@@ -62,6 +63,7 @@ class RankingStats:
     texts: int = 0
     token_cache_hits: int = 0
     score_cache_hits: int = 0
+    out_of_memory: int = 0
     model: str | None = None
     device: str | None = None
     dtype: str | None = None

@@ -259,6 +259,7 @@ class _Call:
                 "texts": scores.texts,
                 "token_cache_hits": scores.token_cache_hits,
                 "score_cache_hits": scores.score_cache_hits,
+                "out_of_memory": scores.out_of_memory,
             }
         if self.info is not None:
             cost |= {name: getattr(self.info, name) for name in ("model", "device", "dtype", "engine")}

@@ -31,6 +31,8 @@ EngineName = Literal["auto", "torch", "openvino", "onnx", "transformers"]
 Scale = Literal["probability", "logit"]
 OnError = Literal["raise", "keep_order"]
 
+_Device = Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")]
+
 
 def _not_nan(value: float) -> float:
     if math.isnan(value):
@@ -76,7 +78,8 @@ class ScorerSettings(_Settings):
         revision: Branch, tag or commit on the hub. None: the commit pinned in
             `rerank_plugins.scoring.family` for the family, `main` for other models.
         device: `"auto"` (CUDA if torch sees one, else CPU), `"cpu"`, `"cuda"`, `"cuda:1"`.
-        dtype: Precision of the body; the head is always float32. `"auto"`: bfloat16 on CUDA; on CPU
+        devices: Several, each with a replica of the model, behind one queue; instead of `device`.
+        dtype: Precision of the body; the head is always float32. `"auto"`: float16 on CUDA; on CPU
             bfloat16 where it measures faster, else float32. `"int8"` (engines openvino and onnx, on
             CPU) is never chosen for you: it changes scores visibly.
         engine: `"openvino"`, `"onnx"` and `"torch"` run the BERT family; `"transformers"` runs any
@@ -85,7 +88,12 @@ class ScorerSettings(_Settings):
         max_length: Tokens of a pair, special tokens included. None: the checkpoint's own limit.
         max_query_tokens: Tokens of the query; a longer one is cut and flagged. None: three quarters
             of `max_length`, so that a document always keeps a quarter.
-        max_batch_tokens: Padded tokens in one batch. None: a default for the device.
+        max_batch_tokens: Tokens in one batch, padding included. None: a default for the device, within its
+            free memory.
+        max_device_memory: Bytes that weights and one batch may take of a CUDA device, for cards that others
+            share; about, as batches are sized by an estimate. None: half of what is free at load.
+        cuda_graphs: When to capture CUDA graphs for small batches: `"lazy"`, as they are needed; `"load"`,
+            all at once, so that no request pays for it; `"off"`, never.
         max_queue_tokens: Tokens that may wait for the engine; more are refused with `QueueFullError`.
             The default bounds memory (64 MiB of ids), not waiting: servers want less.
         token_cache_bytes: Memory for token ids of texts seen before, least recently used out first;
@@ -101,11 +109,14 @@ class ScorerSettings(_Settings):
     model: str = Field(default=DEFAULT_MODEL, min_length=1)
     revision: str | None = None
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    devices: Annotated[tuple[_Device, ...], Field(min_length=1)] | None = None
     dtype: Dtype = "auto"
     engine: EngineName = "auto"
     max_length: int | None = Field(default=None, ge=8)
     max_query_tokens: int | None = Field(default=None, ge=1)
     max_batch_tokens: int | None = Field(default=None, ge=1)
+    max_device_memory: int | None = Field(default=None, ge=1)
+    cuda_graphs: Literal["lazy", "load", "off"] = "lazy"
     max_queue_tokens: int = Field(default=2**24, ge=1)
     token_cache_bytes: int = Field(default=2**25, ge=0)
     score_cache_size: int = Field(default=0, ge=0)

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from rerank_plugins import CrossEncoderScorer, InvalidInputError, ScoringError
-from rerank_plugins.bench.contestants import Contestant, Skipped, our_contestant, peer_contestant
+from rerank_plugins.bench.contestants import (
+    Contestant,
+    PeerModel,
+    Skipped,
+    our_contestant,
+    peer_contestant,
+)
 from rerank_plugins.bench.flops import needed_flops
 from rerank_plugins.bench.measure import Race, agreement, measure_callers, race
 from rerank_plugins.bench.models import make_random_checkpoint
@@ -176,11 +182,11 @@ def test_who_cannot_run_is_named_with_the_reason(tiny: Path, tmp_path: Path) -> 
     assert "int8" in found.reason
     with pytest.raises(InvalidInputError, match="engine:dtype"):
         our_contestant("warp:float32", str(tiny), device="cpu", token_cache=False)
-    broken = peer_contestant("sentence-transformers", tmp_path / "nothing", [])
+    broken = peer_contestant("sentence-transformers", PeerModel(tmp_path / "nothing"))
     assert isinstance(broken, Skipped)
     assert broken.reason
     with pytest.raises(InvalidInputError, match="--peer"):
-        peer_contestant("fastest", tmp_path, [])
+        peer_contestant("fastest", PeerModel(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,12 @@ from concurrent.futures import Future
 
 import numpy as np
 import pytest
+import torch
 
-from rerank_plugins import QueueFullError
-from rerank_plugins.scoring.dispatch import Scored, Worker
+from rerank_plugins import QueueFullError, ScoringError
+from rerank_plugins.scoring.dispatch import Worker
+from rerank_plugins.scoring.engines.base import Collect, PaddingEngine
+from rerank_plugins.scoring.jobs import Scored, join
 from rerank_plugins.scoring.pairs import EncodedPairs
 
 BUDGET = 64
@@ -31,7 +34,7 @@ def request(pairs: int, *, name: int = 1, length: int = 4) -> EncodedPairs:
     )
 
 
-class Recorder:
+class Recorder(PaddingEngine):
     """An engine that notes whose pairs each batch held, and waits for leave to begin."""
 
     name = "recorder"
@@ -62,7 +65,7 @@ def recorder() -> Recorder:
 
 def held(recorder: Recorder, **limits: int) -> tuple[Worker, "Future[Scored]"]:
     """Return a worker whose engine is held in the round of one first pair."""
-    worker = Worker(recorder, BUDGET, **limits)
+    worker = Worker([recorder], BUDGET, **limits)
     first = worker.submit(request(1, name=0))
     assert recorder.entered.wait(10)
     return worker, first
@@ -162,8 +165,6 @@ def test_cancelling_drops_what_no_round_has_taken(recorder: Recorder) -> None:
 @pytest.mark.parametrize("lengths", [[3, 9, 1, 9], [5], [1, 2, 3]])
 def test_taking_pairs_keeps_them(lengths: list[int]) -> None:
     parts = [request(1, name=i, length=length) for i, length in enumerate(lengths)]
-    from rerank_plugins.scoring.dispatch import join
-
     joined = join(parts)
     order = np.argsort(lengths)[::-1]
     taken = joined.take(order)
@@ -171,3 +172,97 @@ def test_taking_pairs_keeps_them(lengths: list[int]) -> None:
         joined.pair_ids(int(i)).tolist() for i in order
     ]
     assert taken.lengths.tolist() == [lengths[i] for i in order]
+
+
+class Small(PaddingEngine):
+    """An engine with memory for some tokens only, that may run ahead and pad nothing."""
+
+    name = "small"
+    memory = 0
+    pads = False
+
+    def __init__(self, room: int, *, ahead: int = 0, at_collect: bool = False) -> None:
+        self.room = room
+        self.ahead = ahead
+        self.at_collect = at_collect
+        self.sizes: list[int] = []
+        self.log: list[str] = []
+        self.launched = 0
+
+    def launch(self, pairs: EncodedPairs, indices: np.ndarray) -> Collect:
+        tokens = int(pairs.lengths[indices].sum())
+        number = self.launched
+        self.launched += 1
+        self.log.append(f"launch {number}")
+        answer = pairs.ids[pairs.offsets[indices] + 1].astype(np.float32)
+
+        def check() -> None:
+            if tokens > self.room:
+                raise torch.OutOfMemoryError(f"{tokens} tokens")
+
+        def collect() -> np.ndarray:
+            self.log.append(f"collect {number}")
+            check()
+            self.sizes.append(tokens)
+            return answer
+
+        if not self.at_collect:
+            check()
+        return collect
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.parametrize("at_collect", [False, True])
+def test_running_out_of_memory_halves_the_batch_and_loses_nothing(ahead: int, at_collect: bool) -> None:
+    engine = Small(20, ahead=ahead, at_collect=at_collect)
+    worker = Worker([engine], max_batch_tokens=64)
+    scored = worker.submit(request(40)).result(10)
+    assert scored.logits.tolist() == list(range(40))
+    assert scored.out_of_memory > 0
+    assert max(engine.sizes) <= 20
+    assert worker.max_batch_tokens <= 32
+    # The next request is planned with what was learnt.
+    for _ in range(2):
+        worker.submit(request(40)).result(10)
+    assert worker.submit(request(40)).result(10).out_of_memory == 0
+    worker.close()
+
+
+def test_a_pair_that_never_fits_fails_alone() -> None:
+    worker = Worker([Small(20)], max_batch_tokens=64)
+    big = worker.submit(request(1, length=30))
+    with pytest.raises(ScoringError, match="no memory for one pair of 30 tokens"):
+        big.result(10)
+    assert worker.submit(request(3)).result(10).logits.tolist() == [0, 1, 2]
+    worker.close()
+
+
+def test_an_engine_runs_ahead_by_one_batch_and_drains() -> None:
+    engine = Small(10**6, ahead=1)
+    worker = Worker([engine], max_batch_tokens=40)
+    scored = worker.submit(request(40)).result(10)
+    assert scored.logits.tolist() == list(range(40))
+    assert engine.log == [
+        *("launch 0", "launch 1", "collect 0", "launch 2", "collect 1", "launch 3", "collect 2", "collect 3")
+    ]
+    worker.close()
+
+
+def test_replicas_share_one_queue(recorder: Recorder) -> None:
+    other = Recorder()
+    worker = Worker([recorder, other], BUDGET)
+    assert worker.lines == 2
+    long = worker.submit(request(400, name=1))
+    small = [worker.submit(request(4, name=i)) for i in range(2, 12)]
+    assert recorder.entered.wait(10)
+    assert other.entered.wait(10)  # one holds the long request's first round, the other goes on
+    recorder.gate.set()
+    other.gate.set()
+    assert long.result(10).logits.tolist() == list(range(400))
+    assert all(answer.result(10).logits.tolist() == [0, 1, 2, 3] for answer in small)
+    assert recorder.batches
+    assert other.batches
+    worker.close()

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins.scoring.dispatch import join
+from rerank_plugins.scoring.jobs import join
 from rerank_plugins.scoring.packing import plan_batches
 from rerank_plugins.scoring.pairs import EncodedPairs
 
@@ -22,6 +22,18 @@ def test_every_pair_once_within_the_budget_longest_first(lengths: list[int], bud
         assert len(batch) * array[batch].max() <= budget or len(batch) == 1
     flat = [array[i] for batch in batches for i in batch]
     assert flat == sorted(flat, reverse=True)
+
+
+@given(lengths=LENGTHS, budget=st.integers(1, 4096))
+def test_without_padding_batches_are_full(lengths: list[int], budget: int) -> None:
+    array = np.array(lengths, dtype=np.int64)
+    batches = plan_batches(array, budget, 100, pads=False)
+    assert sorted(np.concatenate([*batches, np.zeros(0, int)]).tolist()) == list(range(len(lengths)))
+    for batch, following in itertools.pairwise([*batches, None]):
+        tokens = int(array[batch].sum())
+        assert tokens <= budget or len(batch) == 1
+        if following is not None:  # no room was left for the next pair
+            assert tokens + int(array[following[0]]) > budget
 
 
 def cost_of(array: np.ndarray, batches: list[np.ndarray], cost: int) -> int:

@@ -20,6 +20,7 @@ from rerank_plugins import (
     ScoringError,
 )
 from rerank_plugins.scoring.dispatch import Worker
+from rerank_plugins.scoring.engines.base import PaddingEngine
 from rerank_plugins.scoring.pairs import EncodedPairs
 from rerank_plugins.scoring.registry import loaded_models
 from tests.texts import make_text
@@ -165,7 +166,7 @@ def test_a_forked_child_is_told_instead_of_hanging(tiny: Path, tiny_scorer: Cros
     assert tiny_scorer.score("q", ["a"]).shape == (1,)
 
 
-class Gated:
+class Gated(PaddingEngine):
     """An engine that waits to be let through, and counts its batches."""
 
     name = "gated"
@@ -207,7 +208,7 @@ def gated() -> Gated:
 
 
 def test_waiting_requests_share_a_batch_and_cancelled_ones_cost_nothing(gated: Gated) -> None:
-    worker = Worker(gated, max_batch_tokens=64)
+    worker = Worker([gated], max_batch_tokens=64)
     first = worker.submit(pair(1))
     assert gated.entered.wait(10)
     waiting = [worker.submit(pair(token)) for token in (2, 3, 4, 5)]
@@ -222,7 +223,7 @@ def test_waiting_requests_share_a_batch_and_cancelled_ones_cost_nothing(gated: G
 
 
 def test_a_failing_batch_fails_only_its_own_requests(gated: Gated) -> None:
-    worker = Worker(gated, max_batch_tokens=8)
+    worker = Worker([gated], max_batch_tokens=8)
     first = worker.submit(pair(1))
     assert gated.entered.wait(10)
     bad, good = worker.submit(pair(666, length=8)), worker.submit(pair(7))
@@ -236,7 +237,7 @@ def test_a_failing_batch_fails_only_its_own_requests(gated: Gated) -> None:
 
 
 def test_closing_fails_what_waits_and_nothing_hangs(gated: Gated) -> None:
-    worker = Worker(gated, max_batch_tokens=64)
+    worker = Worker([gated], max_batch_tokens=64)
     running = worker.submit(pair(1))
     assert gated.entered.wait(10)
     waiting = worker.submit(pair(2))
@@ -267,3 +268,31 @@ def test_equal_documents_get_equal_scores_and_cost_once(tiny_scorer: CrossEncode
     assert len(set(scores.logits.tolist())) == 7
     assert scores.tokens == tiny_scorer.score_detailed("river", documents[:7]).tokens
     assert [scores.logits[i] == scores.logits[i % 7] for i in range(50)] == [True] * 50
+
+
+def test_replicas_score_like_one(tiny: Path) -> None:
+    documents = [f"document {i} " + "word " * (i % 50) for i in range(300)]
+    with CrossEncoderScorer(str(tiny), device="cpu") as one:
+        expected = one.score("query", documents)
+    with CrossEncoderScorer(str(tiny), devices=["cpu", "cpu"], max_batch_tokens=256) as two:
+        assert two.info.device == "cpu,cpu"
+        assert two.info.memory == 2 * one.info.memory
+        assert two.settings.devices == ("cpu", "cpu")
+        assert two.score("query", documents) == pytest.approx(expected, abs=1e-5)
+    # One device in a list is that device: the engine is shared with who names it singly.
+    with (
+        CrossEncoderScorer(str(tiny), devices=["cpu"]) as a,
+        CrossEncoderScorer(str(tiny), device="cpu") as b,
+    ):
+        assert a._loaded is b._loaded
+
+
+def test_devices_are_checked(tiny: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"either device or devices, but got 'cpu' and \('cpu',\)"):
+        CrossEncoderScorer(str(tiny), device="cpu", devices=["cpu"])
+    with pytest.raises(InvalidInputError, match="of one kind"):
+        CrossEncoderScorer(str(tiny), devices=["cpu", "cuda:0"])
+    with pytest.raises(InvalidInputError, match="devices"):
+        CrossEncoderScorer(str(tiny), devices=[])
+    with pytest.raises(InvalidInputError, match=r"devices.*'gpu'"):
+        CrossEncoderScorer(str(tiny), devices=["gpu"])

@@ -19,7 +19,15 @@ from rerank_plugins.scoring.loading import find_model, load_weights
 from rerank_plugins.scoring.protocol import ScorerInfo
 from rerank_plugins.settings import ScorerSettings
 
-__all__ = ["PEERS", "Contestant", "Skipped", "our_contestant", "peer_contestant", "write_checkpoint"]
+__all__ = [
+    "PEERS",
+    "Contestant",
+    "PeerModel",
+    "Skipped",
+    "our_contestant",
+    "peer_contestant",
+    "write_checkpoint",
+]
 
 Score = Callable[[str, Any], NDArray[np.float32]]
 
@@ -94,53 +102,81 @@ def write_checkpoint(model: str, folder: Path) -> Path:
     return folder
 
 
-def peer_contestant(name: str, folder: Path, calibration: Sequence[tuple[str, str]]) -> Contestant | Skipped:
-    """Return a peer on the weights in `folder` (from `write_checkpoint`), or why it cannot run.
+@dataclass(frozen=True)
+class PeerModel:
+    """What a peer is made from.
 
-    Args:
-        name: A key of `PEERS`.
-        folder: The checkpoint; exports are written beside it.
+    Attributes:
+        folder: A checkpoint from `write_checkpoint`; exports are written beside it.
+        device: `"cpu"` or `"cuda:N"`.
         calibration: Pairs for peers that quantise with calibration.
+        batch_size: Pairs in a batch, of peers that have such a setting; None: their default.
     """
+
+    folder: Path
+    device: str = "cpu"
+    calibration: Sequence[tuple[str, str]] = ()
+    batch_size: int | None = None
+
+    def need_cpu(self) -> None:
+        """Refuse another device for a peer that is measured on CPU only."""
+        if self.device != "cpu":
+            msg = f"measured on CPU only, not on {self.device}"
+            raise RuntimeError(msg)
+
+
+def peer_contestant(name: str, model: PeerModel) -> Contestant | Skipped:
+    """Return a peer by its name in `PEERS`, or why it cannot run."""
     if name not in PEERS:
         msg = f"--peer must be one of {sorted(PEERS)}, but got {name!r}"
         raise InvalidInputError(msg)
     # Other libraries in whatever version is there: any way they fail is a reason to skip, and is shown.
     try:
-        return Contestant(name, PEERS[name](folder, calibration))
+        return Contestant(name, PEERS[name](model))
     except Exception as error:  # noqa: BLE001
         lines = f"{type(error).__name__}: {error}".splitlines()
         return Skipped(name, lines[0][:300])
 
 
-def _cross_encoder(folder: Path, **options: Any) -> Any:
+def _cross_encoder(folder: Path, device: str = "cpu", **options: Any) -> Any:
     from sentence_transformers import CrossEncoder
 
     return CrossEncoder(
-        str(folder), device="cpu", activation_fn=torch.nn.Identity(), local_files_only=True, **options
+        str(folder), device=device, activation_fn=torch.nn.Identity(), local_files_only=True, **options
     )
 
 
-def _predict(encoder: Any) -> Score:
+def _predict(encoder: Any, batch_size: int | None = None) -> Score:
+    options = {"show_progress_bar": False} | ({"batch_size": batch_size} if batch_size else {})
+
     def score(query: str, documents: Sequence[str]) -> NDArray[np.float32]:
         pairs = [(query, document) for document in documents]
-        return np.asarray(encoder.predict(pairs, show_progress_bar=False), dtype=np.float32)
+        return np.asarray(encoder.predict(pairs, **options), dtype=np.float32)
 
     return score
 
 
-def _st_torch(folder: Path, _: Sequence[tuple[str, str]]) -> Score:
-    return _predict(_cross_encoder(folder))
+def _st_torch(model: PeerModel, dtype: torch.dtype = torch.float32) -> Score:
+    options = {"model_kwargs": {"dtype": dtype}} if dtype != torch.float32 else {}
+    return _predict(_cross_encoder(model.folder, model.device, **options), model.batch_size)
 
 
-def _st_bfloat16(folder: Path, _: Sequence[tuple[str, str]]) -> Score:
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+def _st_bfloat16(model: PeerModel) -> Score:
+    if model.device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         raise RuntimeError("this CPU has no bfloat16 instructions")
-    return _predict(_cross_encoder(folder, model_kwargs={"dtype": torch.bfloat16}))
+    return _st_torch(model, torch.bfloat16)
 
 
-def _st_onnx(folder: Path, _: Sequence[tuple[str, str]]) -> Score:
-    return _predict(_cross_encoder(folder, backend="onnx", model_kwargs={"file_name": _onnx_file(folder)}))
+def _st_float16(model: PeerModel) -> Score:
+    if model.device == "cpu":
+        raise RuntimeError("float16 is not measured on CPU")
+    return _st_torch(model, torch.float16)
+
+
+def _st_onnx(model: PeerModel) -> Score:
+    model.need_cpu()
+    file = _onnx_file(model.folder)
+    return _predict(_cross_encoder(model.folder, backend="onnx", model_kwargs={"file_name": file}))
 
 
 def _onnx_file(folder: Path) -> str:
@@ -150,9 +186,11 @@ def _onnx_file(folder: Path) -> str:
     return "onnx/model.onnx"
 
 
-def _st_onnx_int8(folder: Path, _: Sequence[tuple[str, str]]) -> Score:
+def _st_onnx_int8(model: PeerModel) -> Score:
     from sentence_transformers import export_dynamic_quantized_onnx_model
 
+    model.need_cpu()
+    folder = model.folder
     isa = "avx512_vnni" if torch.cpu._is_vnni_supported() else "avx2"
     exact = _cross_encoder(folder, backend="onnx", model_kwargs={"file_name": _onnx_file(folder)})
     export_dynamic_quantized_onnx_model(exact, isa, str(folder))
@@ -160,27 +198,25 @@ def _st_onnx_int8(folder: Path, _: Sequence[tuple[str, str]]) -> Score:
     return _predict(_cross_encoder(folder, backend="onnx", model_kwargs={"file_name": quantised}))
 
 
-def _st_openvino(folder: Path, _: Sequence[tuple[str, str]]) -> Score:
-    return _predict(_openvino_encoder(folder))
+def _st_openvino(model: PeerModel) -> Score:
+    model.need_cpu()
+    options = {"ov_config": {"INFERENCE_PRECISION_HINT": "f32"}}
+    return _predict(_cross_encoder(model.folder, backend="openvino", model_kwargs=options))
 
 
-def _openvino_encoder(folder: Path) -> Any:
-    return _cross_encoder(
-        folder, backend="openvino", model_kwargs={"ov_config": {"INFERENCE_PRECISION_HINT": "f32"}}
-    )
-
-
-def _st_openvino_int8(folder: Path, calibration: Sequence[tuple[str, str]]) -> Score:
+def _st_openvino_int8(peer: PeerModel) -> Score:
     """Quantise as sentence-transformers' export does: optimum-intel, static, its defaults."""
     from datasets import Dataset
     from optimum.intel import OVConfig, OVModelForSequenceClassification, OVQuantizationConfig, OVQuantizer
     from transformers import AutoTokenizer
 
+    peer.need_cpu()
+    folder = peer.folder
     target = folder / "openvino-int8"
     if not target.exists():
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = OVModelForSequenceClassification.from_pretrained(folder, export=True, compile=False)
-        queries, documents = zip(*calibration, strict=True)
+        queries, documents = zip(*peer.calibration, strict=True)
         rows = tokenizer(
             list(queries), list(documents), padding="max_length", truncation=True, max_length=256
         )
@@ -196,7 +232,7 @@ def _st_openvino_int8(folder: Path, calibration: Sequence[tuple[str, str]]) -> S
     return _predict(_cross_encoder(target, backend="openvino"))
 
 
-def _flashrank_style(folder: Path, _: Sequence[tuple[str, str]]) -> Score:
+def _flashrank_style(model: PeerModel) -> Score:
     """Score as FlashRank 0.2.10 does: all candidates padded into one pass of a quantised ONNX graph.
 
     Its own models need a download, so its way is run here on our weights: onnxruntime's dynamic int8,
@@ -206,6 +242,8 @@ def _flashrank_style(folder: Path, _: Sequence[tuple[str, str]]) -> Score:
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from tokenizers import Tokenizer
 
+    model.need_cpu()
+    folder = model.folder
     exact = folder / _onnx_file(folder)
     quantised = folder / "flashrank.onnx"
     quantize_dynamic(exact, quantised, weight_type=QuantType.QInt8)
@@ -226,10 +264,11 @@ def _flashrank_style(folder: Path, _: Sequence[tuple[str, str]]) -> Score:
     return score
 
 
-def _rerankers(folder: Path, _: Sequence[tuple[str, str]]) -> Score:
+def _rerankers(model: PeerModel) -> Score:
     from rerankers import Reranker
 
-    ranker = Reranker(str(folder), model_type="cross-encoder", device="cpu", dtype=torch.float32, verbose=0)
+    folder, device = str(model.folder), model.device
+    ranker = Reranker(folder, model_type="cross-encoder", device=device, dtype=torch.float32, verbose=0)
     if ranker is None:
         raise RuntimeError("rerankers could not load the checkpoint")
 
@@ -244,9 +283,10 @@ def _rerankers(folder: Path, _: Sequence[tuple[str, str]]) -> Score:
     return score
 
 
-PEERS: dict[str, Callable[[Path, Sequence[tuple[str, str]]], Score]] = {
+PEERS: dict[str, Callable[[PeerModel], Score]] = {
     "sentence-transformers": _st_torch,
     "sentence-transformers bf16": _st_bfloat16,
+    "sentence-transformers fp16": _st_float16,
     "sentence-transformers onnx": _st_onnx,
     "sentence-transformers onnx int8": _st_onnx_int8,
     "sentence-transformers openvino": _st_openvino,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rerank_plugins.bench.contestants import (
     PEERS,
     Contestant,
+    PeerModel,
     Skipped,
     our_contestant,
     peer_contestant,
@@ -65,7 +66,8 @@ class Plan:
             the token cache on; otherwise every text is new and the cache is off.
         random_weights: Use the member's exact shape with random weights: nothing is downloaded.
         baseline: Whom ratios compare with; None: the first peer that runs, else the first of ours.
-        device: `"cpu"` or `"cuda:N"`, for ours.
+        device: `"cpu"` or `"cuda:N"`.
+        peer_batch_size: Pairs in a batch of peers that have such a setting; None: their default.
         seed: Of the texts.
     """
 
@@ -84,6 +86,7 @@ class Plan:
     random_weights: bool = False
     baseline: str | None = None
     device: str = "cpu"
+    peer_batch_size: int | None = None
     seed: int = 0
 
 
@@ -137,7 +140,7 @@ def run_benchmark(plan: Plan, progress: Callable[[str], None] = lambda _: None) 
             baseline=baseline,
             machine=machine(),
             skipped=skipped,
-            peaks=_peaks(ours),
+            peaks=_peaks(plan, ours),
         )
         for candidates in plan.candidates:
             progress(f"{candidates} candidates")
@@ -185,7 +188,8 @@ def _line_up(
             for query, documents in make_topics(LENGTHS["msmarco"], queries=4, candidates=25, seed=10**6)
             for document in documents
         ]
-        peers = [peer_contestant(name, folder, calibration) for name in plan.peers]
+        peer = PeerModel(folder, plan.device, calibration, plan.peer_batch_size)
+        peers = [peer_contestant(name, peer) for name in plan.peers]
     running: tuple[list[Contestant], list[Contestant]] = ([], [])
     skipped = []
     for found, ready in zip((ours, peers), running, strict=True):
@@ -222,9 +226,9 @@ def _token_counts(found: ModelFiles, rounds: list[list[Topic]]) -> NDArray[np.in
     return np.minimum([len(encoding.ids) for encoding in encodings], found.max_length).astype(np.int64)
 
 
-def _peaks(ours: list[Contestant]) -> dict[str, float]:
-    dtypes = {one.info.dtype for one in ours if one.info and one.info.device == "cpu"} - {"int8"}
-    return {dtype: matmul_peak(getattr(torch, dtype)) for dtype in sorted(dtypes)}
+def _peaks(plan: Plan, ours: list[Contestant]) -> dict[str, float]:
+    dtypes = {one.info.dtype for one in ours if one.info} - {"int8"}
+    return {dtype: matmul_peak(getattr(torch, dtype), plan.device) for dtype in sorted(dtypes)}
 
 
 def _peak_share(

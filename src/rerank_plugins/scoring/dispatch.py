@@ -1,32 +1,36 @@
-"""`Worker`: one thread that owns an engine and joins what callers queue into full batches.
+"""`Worker`: a thread for each engine, and what callers queue joined into full batches.
 
-Callers tokenise in their own threads and queue token arrays. Whenever the worker is free it takes a round
-of what waits, packs it into token-budget batches across requests, and answers each request when its last
-pair is scored. When nothing waits, a request starts at once.
+Callers tokenise in their own threads and queue token arrays. Whenever an engine is free its thread takes a
+round of what waits, packs it into token-budget batches across requests, and answers each request when its
+last pair is scored. When nothing waits, a request starts at once.
 
 A round is a few batches. New requests are served first come, first served; one that is larger than a
 round becomes long after its first, and from then on the long have a quarter of a round each time. So a
 request of less than a round waits for the round that runs and for what came before it, at three quarters of
 full speed in the worst case, whatever long requests are there; and the long always move.
+
+An engine on a device of its own works on one batch while the next is prepared and the last is answered.
 """
 
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from rerank_plugins.errors import QueueFullError, ScorerClosedError, ScoringError
-from rerank_plugins.scoring.engines.base import Engine
+from rerank_plugins.scoring.engines.base import Collect, Engine, free_cached_memory
+from rerank_plugins.scoring.jobs import Job, Round, Scored, Slice
 from rerank_plugins.scoring.packing import plan_batches
 from rerank_plugins.scoring.pairs import EncodedPairs
 
-__all__ = ["Scored", "Worker", "join"]
+__all__ = ["Worker"]
 
 # How many full batches a round holds: enough to sort by length well, few enough that a request which
 # comes now does not wait long.
@@ -36,131 +40,56 @@ _BATCHES_PER_ROUND = 4
 _LONG_SHARE = 4
 
 
-@dataclass(frozen=True)
-class Scored:
-    """The answer to one queued request.
-
-    Attributes:
-        logits: float32 [n], in the request's order.
-        queue_ms: Milliseconds from queueing to the start of its first round.
-        compute_ms: Milliseconds the engine spent on batches with a pair of this request.
-    """
-
-    logits: NDArray[np.float32]
-    queue_ms: float
-    compute_ms: float
-
-
-class _Job:
-    """One request: its pairs, how far it is, and the future that answers it."""
-
-    def __init__(self, pairs: EncodedPairs) -> None:
-        self.pairs = pairs
-        self.future: Future[Scored] = Future()
-        self.logits = np.empty(len(pairs), dtype=np.float32)
-        self.compute_ms = 0.0
-        self._settling = threading.Lock()
-        self._queued = time.perf_counter()
-        self._started: float | None = None
-        # Longest first, so that what one round takes of it has similar lengths.
-        self._order = np.argsort(-pairs.lengths, kind="stable")
-        self._ends = np.cumsum(pairs.lengths[self._order])
-        self._next = 0
-
-    @property
-    def waiting_tokens(self) -> int:
-        """Tokens that no round has taken yet."""
-        done = int(self._ends[self._next - 1]) if self._next else 0
-        return len(self.pairs.ids) - done
-
-    def part(self, taken: NDArray[np.int64]) -> EncodedPairs:
-        """Return the pairs at `taken`."""
-        return self.pairs.take(taken) if len(taken) < len(self.pairs) else self.pairs
-
-    def place(self, taken: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
-        """Note the logits of `part(taken)`, and answer if they were the last."""
-        self.logits[taken if len(taken) < len(self.pairs) else slice(None)] = logits
-        if not self.waiting_tokens:
-            self._answer()
-
-    def take(self, tokens: int) -> NDArray[np.int64]:
-        """Return int64 indices of the next pairs, as many as `tokens` allow and one at least."""
-        if self._started is None:
-            self._started = time.perf_counter()
-        limit = len(self.pairs.ids) - self.waiting_tokens + tokens
-        stop = max(int(np.searchsorted(self._ends, limit, side="right")), self._next + 1)
-        taken = self._order[self._next : stop]
-        self._next = stop
-        return taken
-
-    def _answer(self) -> None:
-        """Hand the logits over, unless it failed or nobody wants them any more."""
-        queue_ms = ((self._started or self._queued) - self._queued) * 1000
-        scored = Scored(self.logits, queue_ms, self.compute_ms)
-        self._settle(lambda: self.future.set_result(scored))
-
-    def fail(self, error: Exception) -> None:
-        """Hand an error over, unless it has an answer or nobody wants one."""
-        self._settle(lambda: self.future.set_exception(error))
-
-    def _settle(self, settle: Callable[[], None]) -> None:
-        # The worker and whoever closes it may both want to; a future takes one answer.
-        with self._settling:
-            if not self.future.done() and self.future.set_running_or_notify_cancel():
-                settle()
-
-
-_Slice = tuple[_Job, NDArray[np.int64]]
-
-
-def join(parts: list[EncodedPairs]) -> EncodedPairs:
-    """Put the pairs of several requests into one ragged batch, in order."""
-    if len(parts) == 1:
-        return parts[0]
-    starts = np.cumsum([0, *(len(part.ids) for part in parts)])
-    offsets = [part.offsets[:-1] + start for part, start in zip(parts, starts, strict=False)]
-    return EncodedPairs(
-        ids=np.concatenate([part.ids for part in parts]),
-        offsets=np.concatenate([*offsets, starts[-1:]]),
-        boundaries=np.concatenate([part.boundaries for part in parts]),
-        document_type=parts[0].document_type,
-        document_tokens=np.concatenate([part.document_tokens for part in parts]),
-        truncated=np.concatenate([part.truncated for part in parts]),
-        query_truncated=np.concatenate([part.query_truncated for part in parts]),
-    )
-
-
 class Worker:
-    """Runs one engine in one thread.
+    """Runs engines, one thread each, on what is queued.
 
     Args:
-        engine: The engine; from now on only the worker touches it.
-        max_batch_tokens: Padded tokens of a batch.
+        engines: Replicas of one model; from now on only their threads touch them.
+        max_batch_tokens: Tokens of a batch, padding included where the engine pads.
         batch_cost: What a batch costs besides its tokens, in tokens; see `plan_batches`.
         max_queue_tokens: Tokens that may wait; a request that comes when nothing waits is always taken.
     """
 
     def __init__(
-        self, engine: Engine, max_batch_tokens: int, *, batch_cost: int = 0, max_queue_tokens: int = 2**24
+        self,
+        engines: Sequence[Engine],
+        max_batch_tokens: int,
+        *,
+        batch_cost: int = 0,
+        max_queue_tokens: int = 2**24,
     ) -> None:
-        self._engine = engine
         self._batch_cost = batch_cost
         self._max_batch_tokens = max_batch_tokens
         self._max_queue_tokens = max_queue_tokens
-        self._new: deque[_Job] = deque()
-        self._long: deque[_Job] = deque()
+        self._new: deque[Job] = deque()
+        self._long: deque[Job] = deque()
         self._wake = threading.Condition()
         self._closed = False
-        # Threads do not survive a fork: waiting for this one in a child would take forever.
+        # Threads do not survive a fork: waiting for these in a child would take forever.
         self._process = os.getpid()
-        self._thread = threading.Thread(target=self._run, name="rerank-worker", daemon=True)
-        self._thread.start()
+        lines = [_Line(self, engine) for engine in engines]
+        self._threads = [
+            threading.Thread(target=line.run, name=f"rerank-worker-{i}", daemon=True)
+            for i, line in enumerate(lines)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def waiting_tokens(self) -> int:
-        """Tokens that wait for the engine now, of requests that still want an answer."""
+        """Tokens that wait for an engine now, of requests that still want an answer."""
         with self._wake:
             return self._count_waiting()
+
+    @property
+    def max_batch_tokens(self) -> int:
+        """Tokens of a batch at most; less than at the start after a device ran out of memory."""
+        return self._max_batch_tokens
+
+    @property
+    def lines(self) -> int:
+        """How many engines take from the queue."""
+        return len(self._threads)
 
     def submit(self, pairs: EncodedPairs) -> "Future[Scored]":
         """Queue pairs; cancelling the future drops what of them no round has taken yet.
@@ -175,7 +104,7 @@ class Worker:
                 "a scorer must be used in the process that made it, but this one was forked; make "
                 "a new one here (pickling a scorer does that)"
             )
-        job = _Job(pairs)
+        job = Job(pairs)
         with self._wake:
             if self._closed:
                 raise ScorerClosedError("the scorer must be open, but it was closed; make a new one")
@@ -191,44 +120,48 @@ class Worker:
         return job.future
 
     def close(self) -> None:
-        """Finish the round that runs, fail what still waits, and free the engine."""
+        """Finish the rounds that run, fail what still waits, and free the engines."""
         with self._wake:
             self._closed = True
             waiting = [*self._new, *self._long]
             self._new.clear()
             self._long.clear()
-            self._wake.notify()
+            self._wake.notify_all()
         for job in waiting:
             job.fail(ScorerClosedError("the scorer was closed while this waited"))
-        # Garbage collection may close a scorer from any thread, from this one too.
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        for thread in self._threads:
+            # Garbage collection may close a scorer from any thread, from these too.
+            if threading.current_thread() is not thread:
+                thread.join()
+
+    def next_round(self, *, wait: bool) -> list[Slice]:
+        """Return what an engine scores next; [] if nothing waits and it shall not, or when closed."""
+        with self._wake:
+            slices: list[Slice] = []
+            while not slices:
+                if wait:
+                    self._wake.wait_for(lambda: self._new or self._long or self._closed)
+                if self._closed or not (self._new or self._long):
+                    return []
+                slices = list(self._take_round())
+            if self._new or self._long:  # for another engine
+                self._wake.notify()
+            return slices
+
+    def plan(self, lengths: NDArray[np.int64], *, pads: bool) -> list[NDArray[np.int64]]:
+        """Split pairs into batches of an engine that pads, or does not."""
+        return plan_batches(lengths, self._max_batch_tokens, self._batch_cost, pads=pads)
+
+    def shrink(self, tokens: int) -> None:
+        """Let no batch have more tokens from now on."""
+        with self._wake:
+            self._max_batch_tokens = min(self._max_batch_tokens, tokens)
 
     def _count_waiting(self) -> int:
         jobs = (job for queue in (self._new, self._long) for job in queue)
         return sum(job.waiting_tokens for job in jobs if not job.future.cancelled())
 
-    def _run(self) -> None:
-        while slices := self._next_round():
-            try:
-                self._score(slices)
-            except Exception as error:  # noqa: BLE001 - whatever happens, nobody waits forever
-                for job, _ in slices:
-                    job.fail(error)
-        self._engine.close()
-
-    def _next_round(self) -> list[_Slice]:
-        """Wait for work; return what the next round scores, or [] when closed."""
-        with self._wake:
-            slices: list[_Slice] = []
-            while not slices:
-                self._wake.wait_for(lambda: self._new or self._long or self._closed)
-                if self._closed:
-                    return []
-                slices = list(self._take_round())
-            return slices
-
-    def _take_round(self) -> Iterator[_Slice]:
+    def _take_round(self) -> Iterator[Slice]:
         """Take the slices of one round: what is new, but for the share of what is long."""
         whole = self._max_batch_tokens * _BATCHES_PER_ROUND
         share = whole // _LONG_SHARE
@@ -253,32 +186,119 @@ class Worker:
                     self._new.appendleft(job)
                     break
 
-    def _score(self, slices: list[_Slice]) -> None:
-        parts = [job.part(taken) for job, taken in slices]
-        pairs = join(parts)
-        owners = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-        logits = np.empty(len(pairs), dtype=np.float32)
-        for batch in plan_batches(pairs.lengths, self._max_batch_tokens, self._batch_cost):
-            begin = time.perf_counter()
-            members = [slices[i][0] for i in np.unique(owners[batch])]
-            try:
-                logits[batch] = self._forward(pairs, batch)
-            except ScoringError as error:
-                for job in members:
-                    job.fail(error)
-            spent = (time.perf_counter() - begin) * 1000
-            for job in members:
-                job.compute_ms += spent
-        ends = np.cumsum([len(part) for part in parts])
-        for (job, taken), part in zip(slices, np.split(logits, ends[:-1]), strict=True):
-            job.place(taken, part)
 
-    def _forward(self, pairs: EncodedPairs, batch: NDArray[np.int64]) -> NDArray[np.float32]:
+@dataclass(frozen=True)
+class _Flying:
+    """A batch that an engine works on."""
+
+    round: Round
+    batch: NDArray[np.int64]
+    collect: Collect
+    began: float
+
+
+class _Line:
+    """One engine and its thread: takes rounds, launches their batches, lands them in order."""
+
+    def __init__(self, worker: Worker, engine: Engine) -> None:
+        self._worker = worker
+        self._engine = engine
+        self._flying: deque[_Flying] = deque()
+        self._landed = 0.0
+
+    def run(self) -> None:
+        """Score until the worker is closed, then free the engine."""
+        while True:
+            slices = self._worker.next_round(wait=not self._flying)
+            if slices:
+                self._score(slices)
+            elif self._flying:
+                self._land()
+            else:
+                break
+        self._engine.close()
+
+    def _score(self, slices: list[Slice]) -> None:
         try:
-            logits = self._engine.forward(pairs, batch)
-        except (RuntimeError, ValueError, MemoryError) as error:
-            msg = f"the {self._engine.name} engine failed on {len(batch)} pairs: {error}"
-            raise ScoringError(msg) from error
+            round_ = Round(slices)
+            batches = self._worker.plan(round_.pairs.lengths, pads=self._engine.pads)
+        except Exception as error:  # noqa: BLE001 - whatever happens, nobody waits forever
+            for job, _ in slices:
+                job.fail(error)
+            return
+        round_.batches = len(batches)
+        for batch in batches:
+            self._launch(round_, batch)
+            while len(self._flying) > self._engine.ahead:
+                self._land()
+
+    def _launch(self, round_: Round, batch: NDArray[np.int64]) -> None:
+        began = time.perf_counter()
+        try:
+            collect = self._engine.launch(round_.pairs, batch)
+        except torch.OutOfMemoryError as error:
+            self._halve(round_, batch, began, error)
+        except Exception as error:  # noqa: BLE001 - whatever happens, nobody waits forever
+            self._answer(round_, batch, began, error)
+        else:
+            self._flying.append(_Flying(round_, batch, collect, began))
+
+    def _land(self) -> None:
+        flying = self._flying.popleft()
+        round_, batch = flying.round, flying.batch
+        # While the batch before was on the device, this one waited.
+        began = max(flying.began, self._landed)
+        try:
+            logits = self._check(flying.collect())
+        except torch.OutOfMemoryError as error:
+            self._halve(round_, batch, began, error)
+        except Exception as error:  # noqa: BLE001 - whatever happens, nobody waits forever
+            self._answer(round_, batch, began, error)
+        else:
+            round_.place(batch, logits)
+            self._answer(round_, batch, began, None)
+        self._landed = time.perf_counter()
+
+    def _halve(
+        self, round_: Round, batch: NDArray[np.int64], began: float, error: torch.OutOfMemoryError
+    ) -> None:
+        """Give memory back, score a batch in halves, and plan smaller ones from the next round on."""
+        while self._flying:  # what flies holds memory
+            self._land()
+        free_cached_memory()
+        lengths = round_.pairs.lengths[batch]
+        if len(batch) == 1:
+            msg = f"the device has no memory for one pair of {int(lengths[0])} tokens: {error}"
+            self._answer(round_, batch, began, ScoringError(msg))
+            return
+        for job in round_.members(batch):
+            job.spent((time.perf_counter() - began) * 1000, out_of_memory=1)
+        self._worker.shrink(max(int(lengths.sum()) // 2, int(lengths.max())))
+        halves = np.array_split(batch, 2)
+        round_.batches += len(halves) - 1
+        for half in halves:
+            self._launch(round_, half)
+            while self._flying:
+                self._land()
+
+    def _answer(self, round_: Round, batch: NDArray[np.int64], began: float, error: Exception | None) -> None:
+        spent = (time.perf_counter() - began) * 1000
+        for job in round_.members(batch):
+            job.spent(spent)
+            if error is not None:
+                job.fail(self._explained(error, len(batch)))
+        round_.batches -= 1
+        if not round_.batches:
+            round_.finish()
+
+    def _explained(self, error: Exception, pairs: int) -> Exception:
+        if not isinstance(error, (RuntimeError, ValueError, MemoryError)) or isinstance(error, ScoringError):
+            return error
+        explained = ScoringError(f"the {self._engine.name} engine failed on {pairs} pairs: {error}")
+        explained.__cause__ = error
+        return explained
+
+    def _check(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         if not np.isfinite(logits).all():
             msg = (
                 f"logits must be finite, but the {self._engine.name} engine returned "

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rerank_plugins.demo.data import load_passages, load_queries
 from rerank_plugins.errors import InvalidInputError, MissingExtraError
-from rerank_plugins.scoring.engines.base import PaddedBatch, pad
+from rerank_plugins.scoring.engines.batches import PaddedBatch, pad
 from rerank_plugins.scoring.engines.bert import BertConfig, BertNetwork
 from rerank_plugins.scoring.engines.calibration import calibration_batches
 from rerank_plugins.scoring.loading import ModelFiles, find_model, load_weights

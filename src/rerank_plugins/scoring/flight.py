@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from rerank_plugins.inputs import refuse_surrogates
 from rerank_plugins.scoring.cache import ContentCache, digest
-from rerank_plugins.scoring.dispatch import Scored, Worker
+from rerank_plugins.scoring.dispatch import Worker
+from rerank_plugins.scoring.jobs import Scored
 from rerank_plugins.scoring.pairs import EncodedPairs, PairEncoder
 from rerank_plugins.scoring.protocol import Scores
 
@@ -26,8 +27,6 @@ Row = tuple[float, int, bool, bool]
 _ROW = np.dtype([("logits", "f4"), ("document_tokens", "i4"), ("truncated", "?"), ("query_truncated", "?")])
 # Pairs tokenised and queued at once: bounds memory, and lets tokenising overlap with the engine.
 _CHUNK = 1024
-# Chunks in the air: one that the engine works on, and one that is ready.
-_IN_THE_AIR = 2
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class _Pending:
 
 
 class Flight:
-    """Scores the pairs of one call, two chunks at most in the air.
+    """Scores the pairs of one call, a few chunks in the air: one that each engine works on, one more ready.
 
     Texts and token ids are let go when their chunk has landed: what grows with the number of pairs is a
     row and a digest each. Leaving the `with` block early drops what still waits.
@@ -81,7 +80,7 @@ class Flight:
     @property
     def full(self) -> bool:
         """Whether the oldest chunk must land before another may start."""
-        return len(self._pending) >= _IN_THE_AIR
+        return len(self._pending) > self._worker.lines
 
     @property
     def oldest(self) -> "Future[Scored] | None":
@@ -146,6 +145,7 @@ class Flight:
         self._counts["tokens"] += len(encoded.ids)
         self._counts["texts"] += encoded.texts
         self._counts["token_cache_hits"] += encoded.cached_texts
+        self._counts["out_of_memory"] += scored.out_of_memory
         self._times["compute_ms"] += scored.compute_ms
         self._times["queue_ms"] = max(self._times["queue_ms"], scored.queue_ms)
 

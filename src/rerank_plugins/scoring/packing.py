@@ -11,25 +11,43 @@ from numpy.typing import NDArray
 __all__ = ["plan_batches"]
 
 
-def plan_batches(lengths: NDArray[np.int64], max_tokens: int, batch_cost: int = 0) -> list[NDArray[np.int64]]:
+def plan_batches(
+    lengths: NDArray[np.int64], max_tokens: int, batch_cost: int = 0, *, pads: bool = True
+) -> list[NDArray[np.int64]]:
     """Split pairs into batches of similar length, at the least cost.
 
     The cost of a batch is its padded tokens (pairs times the longest) plus `batch_cost`. Over pairs in
-    order of length the best cuts are found exactly, by dynamic programming.
+    order of length the best cuts are found exactly, by dynamic programming. Without padding, full batches
+    are best.
 
     Args:
         lengths: int64 [n], tokens of each pair.
         max_tokens: Padded tokens of a batch at most; a single pair that is longer makes a batch of its
             own.
         batch_cost: What a batch costs besides its tokens, in tokens; 0 pads nothing that it can help.
+        pads: Whether the pairs of a batch are padded to the longest.
 
     Returns:
         int64 index arrays, longest pairs first, so that the largest memory need comes first; every
         index in exactly one of them.
     """
     order = np.argsort(-lengths, kind="stable")
-    cuts = _cheapest_cuts(lengths[order], max_tokens, batch_cost)
+    ordered = lengths[order]
+    cuts = _cheapest_cuts(ordered, max_tokens, batch_cost) if pads else _fewest_cuts(ordered, max_tokens)
     return np.split(order, cuts) if len(order) else []
+
+
+def _fewest_cuts(lengths: NDArray[np.int64], max_tokens: int) -> list[int]:
+    """Return where to cut so that each batch holds as many tokens as it may, and one pair at least."""
+    ends = np.cumsum(lengths)
+    cuts: list[int] = []
+    begin = 0
+    while True:
+        before = int(ends[begin - 1]) if begin else 0
+        begin = max(int(np.searchsorted(ends, before + max_tokens, side="right")), begin + 1)
+        if begin >= len(lengths):
+            return cuts
+        cuts.append(begin)
 
 
 def _cheapest_cuts(lengths: NDArray[np.int64], max_tokens: int, batch_cost: int) -> list[int]:

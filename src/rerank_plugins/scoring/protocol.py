@@ -64,6 +64,7 @@ class Scores:
         texts: Distinct texts, per chunk of 1,024 pairs, whose scores were not known.
         token_cache_hits: How many of them did not have to be tokenised.
         score_cache_hits: How many distinct pairs got a remembered score.
+        out_of_memory: Batches that the device had no memory for, so that they were halved.
     """
 
     logits: NDArray[np.float32]
@@ -77,6 +78,7 @@ class Scores:
     texts: int = 0
     token_cache_hits: int = 0
     score_cache_hits: int = 0
+    out_of_memory: int = 0
 
 
 @runtime_checkable

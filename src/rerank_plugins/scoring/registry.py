@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from rerank_plugins.errors import InvalidInputError
+from rerank_plugins.scoring.budget import BATCH_COST, cpu_batch_tokens, cuda_batch_tokens
 from rerank_plugins.scoring.cache import ContentCache
 from rerank_plugins.scoring.dispatch import Worker
 from rerank_plugins.scoring.engines.choice import choose_engine
-from rerank_plugins.scoring.engines.factory import make_engine
-from rerank_plugins.scoring.engines.precision import cpu_dtype
+from rerank_plugins.scoring.engines.factory import engine_notes, make_engine
+from rerank_plugins.scoring.engines.precision import cpu_dtype, cuda_dtype
 from rerank_plugins.scoring.flight import Row
 from rerank_plugins.scoring.loading import canonical_name, find_model
 from rerank_plugins.scoring.pairs import PairEncoder
@@ -25,15 +26,6 @@ from rerank_plugins.settings import ScorerSettings
 __all__ = ["Loaded", "acquire", "loaded_models", "release"]
 
 logger = logging.getLogger(__name__)
-
-# Padded tokens of a batch. On CPU, numbers of the widest activation that a core's cache holds: 512
-# tokens a core for MiniLM. Measured on MiniLM-L6 with 1 MiB of cache: a third faster than 2,048.
-_CPU_ACTIVATIONS = 512 * 1536
-_LEAST_BATCH_TOKENS = 512
-_CUDA_BATCH_TOKENS = 65536
-# What a batch costs besides its tokens, in tokens. On CPU measured from 10 (MiniLM-L6, ONNX Runtime) to
-# 140 (MiniLM-L2, torch); on CUDA a guess, to be measured.
-_BATCH_COST = {"cpu": 48, "cuda": 4096}
 
 
 @dataclass(frozen=True)
@@ -119,27 +111,51 @@ def loaded_models() -> list[ScorerInfo]:
 
 
 def _resolve(settings: ScorerSettings) -> tuple[ScorerSettings, dict[str, str]]:
-    """Return settings with the model's canonical name and no "auto" in device and dtype, and why."""
+    """Return settings with the model's canonical name and no "auto" in devices and dtype, and why."""
     reasons = {}
-    device = settings.device
     dtype: str = settings.dtype
-    if device == "auto":
-        device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    if settings.device == "auto" and settings.devices is None:
+        devices: tuple[str, ...] = ("cuda:0" if torch.cuda.is_available() else "cpu",)
         reasons["device"] = f"auto: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs"
-    elif device.startswith("cuda"):
-        device = device if ":" in device else "cuda:0"
-        if int(device.split(":")[1]) >= torch.cuda.device_count():
-            msg = (
-                f"device must be one torch can use, but got {settings.device!r} and torch "
-                f"{torch.__version__} sees {torch.cuda.device_count()} CUDA devices; use "
-                'device="auto" to fall back to the CPU, or install a torch with CUDA'
-            )
-            raise InvalidInputError(msg)
+    else:
+        devices = tuple(_existing(name) for name in _asked(settings))
     if dtype == "auto":
-        default = cpu_dtype() if device == "cpu" else ("bfloat16", "auto: the default on CUDA")
-        dtype, reasons["dtype"] = default
-    chosen = {"model": canonical_name(settings.model), "device": device, "dtype": dtype}
+        dtype, reasons["dtype"] = cpu_dtype() if devices[0] == "cpu" else cuda_dtype()
+    chosen = {
+        "model": canonical_name(settings.model),
+        "device": devices[0],
+        "devices": devices if len(devices) > 1 else None,  # one is one, however it was given
+        "dtype": dtype,
+    }
     return settings.model_copy(update=chosen), reasons
+
+
+def _asked(settings: ScorerSettings) -> tuple[str, ...]:
+    """Return the devices that were asked for."""
+    if settings.devices is None:
+        return (settings.device,)
+    if settings.device != "auto":
+        msg = f"give either device or devices, but got {settings.device!r} and {settings.devices}"
+        raise InvalidInputError(msg)
+    if len({name.split(":")[0] for name in settings.devices}) > 1:
+        msg = f"devices must be of one kind, but got {settings.devices}; make a scorer for each kind"
+        raise InvalidInputError(msg)
+    return settings.devices
+
+
+def _existing(device: str) -> str:
+    """Return a device's name with its number, after a look whether it is there."""
+    if device == "cpu":
+        return device
+    name = device if ":" in device else f"{device}:0"
+    if int(name.split(":")[1]) >= torch.cuda.device_count():
+        msg = (
+            f"device must be one torch can use, but got {device!r} and torch "
+            f"{torch.__version__} sees {torch.cuda.device_count()} CUDA devices; use "
+            'device="auto" to fall back to the CPU, or install a torch with CUDA'
+        )
+        raise InvalidInputError(msg)
+    return name
 
 
 def _load(settings: ScorerSettings, reasons: dict[str, str]) -> Loaded:
@@ -148,25 +164,29 @@ def _load(settings: ScorerSettings, reasons: dict[str, str]) -> Loaded:
     settings = settings.model_copy(update={"engine": engine_name})
     max_length = _limit(settings.max_length, found.max_length)
     max_query_tokens = settings.max_query_tokens or max_length * 3 // 4
-    max_batch_tokens = settings.max_batch_tokens or _batch_tokens(settings.device, found.config)
     encoder = PairEncoder(
         found.tokenizer,
         max_length=max_length,
         max_query_tokens=max_query_tokens,
         cache_bytes=settings.token_cache_bytes,
     )
-    engine = make_engine(settings, found)
+    devices = settings.devices or (settings.device,)
+    engines = [make_engine(settings.model_copy(update={"device": name}), found) for name in devices]
+    max_batch_tokens = min(
+        _batch_tokens(settings, name, found.config, engine.memory, max_length)
+        for name, engine in zip(devices, engines, strict=True)
+    )
     info = ScorerInfo(
         model=found.model,
         revision=found.revision,
-        device=settings.device,
+        device=",".join(devices),
         dtype=settings.dtype,
-        engine=engine.name,
+        engine=engines[0].name,
         max_length=max_length,
         max_query_tokens=max_query_tokens,
         max_batch_tokens=max_batch_tokens,
-        memory=engine.memory,
-        reasons=reasons | found.notes | {"engine": why},
+        memory=sum(engine.memory for engine in engines),
+        reasons=reasons | found.notes | {"engine": why} | engine_notes(settings),
     )
     logger.info(
         "loaded %s: engine %s (%s), device %s, dtype %s, %.1f MB",
@@ -174,20 +194,26 @@ def _load(settings: ScorerSettings, reasons: dict[str, str]) -> Loaded:
     )
     tokenizing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rerank-tokenizer")
     worker = Worker(
-        engine,
+        engines,
         max_batch_tokens,
-        batch_cost=_BATCH_COST["cpu" if settings.device == "cpu" else "cuda"],
+        batch_cost=BATCH_COST[devices[0].split(":")[0]],
         max_queue_tokens=settings.max_queue_tokens,
     )
     # Equal settings share this too: a remembered score is of this model, revision and precision.
     return Loaded(encoder, worker, info, ContentCache(settings.score_cache_size), tokenizing)
 
 
-def _batch_tokens(device: str, config: Mapping[str, Any]) -> int:
-    if device != "cpu":
-        return _CUDA_BATCH_TOKENS
-    widest = int(config.get("intermediate_size") or 4 * config.get("hidden_size", 768))
-    return max(_LEAST_BATCH_TOKENS, _CPU_ACTIVATIONS * torch.get_num_threads() // widest)
+def _batch_tokens(
+    settings: ScorerSettings, device: str, config: Mapping[str, Any], weights: int, max_length: int
+) -> int:
+    if settings.max_batch_tokens is not None:
+        return settings.max_batch_tokens
+    if device == "cpu":
+        return cpu_batch_tokens(config, torch.get_num_threads())
+    free, _ = torch.cuda.mem_get_info(device)
+    dtype = getattr(torch, settings.dtype)
+    limit = settings.max_device_memory
+    return cuda_batch_tokens(config, dtype, free=free, limit=limit, weights=weights, least=max_length)
 
 
 def _limit(wanted: int | None, possible: int) -> int:

@@ -1,19 +1,18 @@
-"""The one interface every engine has, and the padding they share."""
+"""The one interface every engine has."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from rerank_plugins.scoring.pairs import EncodedPairs
 
-__all__ = ["Engine", "PaddedBatch", "free_cached_memory", "pad"]
+__all__ = ["Collect", "Engine", "PaddingEngine", "free_cached_memory"]
 
-
-_CPU = torch.device("cpu")
+# Waits for a batch that was launched, and returns its float32 logits.
+Collect = Callable[[], NDArray[np.float32]]
 
 
 class Engine(Protocol):
@@ -29,8 +28,18 @@ class Engine(Protocol):
         """Bytes held by the weights."""
         ...
 
-    def forward(self, pairs: EncodedPairs, indices: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return float32 logits [len(indices)] of the pairs at `indices`."""
+    @property
+    def pads(self) -> bool:
+        """Whether the pairs of a batch are padded to the longest, which then all cost alike."""
+        ...
+
+    @property
+    def ahead(self) -> int:
+        """How many batches may be launched before the first is collected; 0 if launching waits for it."""
+        ...
+
+    def launch(self, pairs: EncodedPairs, indices: NDArray[np.int64]) -> Collect:
+        """Start on the pairs at `indices`; the result returns their float32 logits [len(indices)]."""
         ...
 
     def close(self) -> None:
@@ -38,54 +47,20 @@ class Engine(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class PaddedBatch:
-    """Pairs padded to one length.
+class PaddingEngine:
+    """What engines share that pad a batch and are done with it when they return."""
 
-    Attributes:
-        ids: int64 [batch, length] token ids.
-        mask: int64 [batch, length], 1 where there is a token, 0 where there is padding.
-        types: int64 [batch, length] token type ids.
-    """
+    pads = True
+    ahead = 0
 
-    ids: NDArray[np.int64]
-    mask: NDArray[np.int64]
-    types: NDArray[np.int64]
+    def forward(self, pairs: EncodedPairs, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return float32 logits [len(indices)] of the pairs at `indices`."""
+        raise NotImplementedError
 
-    def tensors(self, device: torch.device = _CPU) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Return ids, mask and types on `device`; no mask if nothing is padded."""
-        mask = None if self.mask.all() else _to_device(self.mask, device)
-        return _to_device(self.ids, device), mask, _to_device(self.types, device)
-
-
-def pad(pairs: EncodedPairs, indices: NDArray[np.int64], pad_id: int, *, multiple: int = 1) -> PaddedBatch:
-    """Gather pairs into one padded batch, without a Python loop over documents.
-
-    Args:
-        pairs: All pairs.
-        indices: int64 [batch], which of them.
-        pad_id: What fills the ids.
-        multiple: The length is the longest pair's, rounded up to a multiple of this. Engines that
-            prepare code for each shape they meet then meet fewer.
-    """
-    lengths = pairs.lengths[indices]
-    position = np.arange(-(-int(lengths.max()) // multiple) * multiple)
-    mask = position < lengths[:, None]
-    # Clipping keeps the gather in bounds where the last pairs are padded; those cells get pad_id.
-    source = np.minimum(pairs.offsets[indices, None] + position, len(pairs.ids) - 1)
-    types = np.where(mask & (position >= pairs.boundaries[indices, None]), pairs.document_type, 0)
-    return PaddedBatch(
-        ids=np.where(mask, pairs.ids[source], pad_id).astype(np.int64),
-        mask=mask.astype(np.int64),
-        types=types.astype(np.int64),
-    )
-
-
-def _to_device(array: NDArray[np.int64], device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(array)
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor
+    def launch(self, pairs: EncodedPairs, indices: NDArray[np.int64]) -> Collect:
+        """Score the pairs at `indices`; the result returns their float32 logits [len(indices)]."""
+        logits = self.forward(pairs, indices)
+        return lambda: logits
 
 
 def free_cached_memory() -> None:

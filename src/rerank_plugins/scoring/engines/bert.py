@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from rerank_plugins.errors import ModelFormatError
 
-__all__ = ["BertConfig", "BertEncoder", "BertNetwork"]
+__all__ = ["BertConfig", "BertEncoder", "BertLayer", "BertNetwork"]
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -131,7 +131,7 @@ class BertEncoder(nn.Module):
         super().__init__()
         *names, last = [f"bert.encoder.layer.{i}." for i in range(c.layers)]
         self.embeddings = _Embeddings(reader, c)
-        self.layers = nn.ModuleList(_Layer(reader, name, c) for name in names)
+        self.layers = nn.ModuleList(BertLayer(reader, name, c) for name in names)
         self.last = _ClsLayer(reader, last, c)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor) -> Tensor:
@@ -168,7 +168,7 @@ class _Head(nn.Module):
         return logits
 
 
-class _Layer(nn.Module):
+class BertLayer(nn.Module):
     """One encoder layer, post-norm."""
 
     def __init__(self, reader: "_WeightReader", name: str, c: BertConfig) -> None:
@@ -201,7 +201,7 @@ class _Layer(nn.Module):
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
-class _ClsLayer(_Layer):
+class _ClsLayer(BertLayer):
     """The last layer, for [CLS] alone, with keys and values absorbed into query and output."""
 
     key: Tensor
@@ -254,7 +254,12 @@ class _Embeddings(nn.Module):
 
     def forward(self, ids: Tensor, types: Tensor) -> Tensor:
         """Return [batch, length, hidden]."""
-        rows = types * self.max_positions + torch.arange(types.shape[1], device=types.device)
+        return self.look_up(
+            ids, types * self.max_positions + torch.arange(types.shape[1], device=types.device)
+        )
+
+    def look_up(self, ids: Tensor, rows: Tensor) -> Tensor:
+        """Return [..., hidden] of word ids and rows of `places`."""
         x: Tensor = self.norm(F.embedding(ids, self.words) + F.embedding(rows, self.places))
         return x
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from rerank_plugins.demo.data import load_passages, load_queries
-from rerank_plugins.scoring.engines.base import PaddedBatch, pad
+from rerank_plugins.scoring.engines.batches import PaddedBatch, pad
 from rerank_plugins.scoring.loading import ModelFiles
 from rerank_plugins.scoring.packing import plan_batches
 from rerank_plugins.scoring.pairs import PairEncoder

@@ -8,14 +8,18 @@ import torch
 
 from rerank_plugins.errors import ModelError, RerankError
 from rerank_plugins.scoring.engines import artifacts, bert
-from rerank_plugins.scoring.engines.base import Engine, PaddedBatch
+from rerank_plugins.scoring.engines.attention import VarlenAttention, choose_attention
+from rerank_plugins.scoring.engines.base import Engine
+from rerank_plugins.scoring.engines.batches import PaddedBatch
 from rerank_plugins.scoring.engines.bert import BertConfig, BertNetwork
 from rerank_plugins.scoring.engines.calibration import calibration_batches
+from rerank_plugins.scoring.engines.packed import PackedEngine
+from rerank_plugins.scoring.engines.precision import tf32_note
 from rerank_plugins.scoring.engines.torch import TorchEngine
 from rerank_plugins.scoring.loading import ModelFiles, load_weights
 from rerank_plugins.settings import ScorerSettings
 
-__all__ = ["make_engine"]
+__all__ = ["engine_notes", "make_engine"]
 
 
 def make_engine(settings: ScorerSettings, found: ModelFiles) -> Engine:
@@ -29,9 +33,28 @@ def make_engine(settings: ScorerSettings, found: ModelFiles) -> Engine:
     return makers[settings.engine](settings, found)
 
 
+def engine_notes(settings: ScorerSettings) -> dict[str, str]:
+    """Return what an engine chose by itself, and why, for `ScorerInfo.reasons`."""
+    device = torch.device(settings.device)
+    if device.type != "cuda":
+        return {}
+    notes = {"tf32": tf32_note()} if settings.dtype == "float32" else {}
+    if settings.engine == "torch":
+        attention, notes["attention"] = choose_attention(device, getattr(torch, settings.dtype))
+        captured = attention is VarlenAttention
+        notes["graphs"] = settings.cuda_graphs if captured else "off: padded attention cannot be captured"
+    return notes
+
+
 def _torch(settings: ScorerSettings, found: ModelFiles) -> Engine:
-    network = BertNetwork(found.config, load_weights(found.folder), getattr(torch, settings.dtype))
-    return TorchEngine(network, torch.device(settings.device))
+    dtype, device = getattr(torch, settings.dtype), torch.device(settings.device)
+    network = BertNetwork(found.config, load_weights(found.folder), dtype)
+    if device.type == "cpu":
+        return TorchEngine(network)
+    attention, _ = choose_attention(device, dtype)
+    # Shapes that depend on the batch cannot be captured.
+    graphs = settings.cuda_graphs if attention is VarlenAttention else "off"
+    return PackedEngine(network, device, attention, graphs=graphs)
 
 
 def _transformers(settings: ScorerSettings, found: ModelFiles) -> Engine:

@@ -14,7 +14,8 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from rerank_plugins.scoring.engines.base import PaddedBatch, pad
+from rerank_plugins.scoring.engines.base import PaddingEngine
+from rerank_plugins.scoring.engines.batches import PaddedBatch, pad
 from rerank_plugins.scoring.engines.bert import BertNetwork
 from rerank_plugins.scoring.pairs import EncodedPairs
 
@@ -53,7 +54,7 @@ def save_graph(network: BertNetwork, path: Path, calibration: Sequence[PaddedBat
         onnx.save(quantize(model, names, [_inputs(batch) for batch in calibration]), path)
 
 
-class OnnxEngine:
+class OnnxEngine(PaddingEngine):
     """Runs an ONNX file on padded token-budget batches, on CPU.
 
     Args:

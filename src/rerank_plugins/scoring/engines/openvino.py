@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rerank_plugins.errors import InvalidInputError
-from rerank_plugins.scoring.engines.base import PaddedBatch, pad
+from rerank_plugins.scoring.engines.base import PaddingEngine
+from rerank_plugins.scoring.engines.batches import PaddedBatch, pad
 from rerank_plugins.scoring.pairs import EncodedPairs
 
 __all__ = ["VERSION", "OpenVINOEngine", "check_precision", "save_graph"]
@@ -66,7 +67,7 @@ def save_graph(
     ov.save_model(model, path, compress_to_fp16=False)
 
 
-class OpenVINOEngine:
+class OpenVINOEngine(PaddingEngine):
     """Runs the graph of a `BertEncoder` on padded token-budget batches.
 
     Args:

@@ -9,13 +9,14 @@ import torch
 from numpy.typing import NDArray
 
 from rerank_plugins.errors import MissingExtraError, ModelFormatError
-from rerank_plugins.scoring.engines.base import free_cached_memory, pad
+from rerank_plugins.scoring.engines.base import PaddingEngine, free_cached_memory
+from rerank_plugins.scoring.engines.batches import pad
 from rerank_plugins.scoring.pairs import EncodedPairs
 
 __all__ = ["TransformersEngine"]
 
 
-class TransformersEngine:
+class TransformersEngine(PaddingEngine):
     """`AutoModelForSequenceClassification` on padded token-budget batches.
 
     The body runs in `dtype`, what transformers puts on top of it in float32. Code from a checkpoint

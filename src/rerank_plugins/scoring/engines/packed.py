@@ -1,0 +1,170 @@
+"""Our BERT on a device of its own: no padding, no waiting for the host. Made for CUDA.
+
+A batch is one flat stream of token ids with the segments' starts: linears run over the stream, attention
+within segments. It crosses to the device in one copy from pinned memory, on a stream of its own, while the
+batch before is worked on, and comes back in one. Small batches, whose time is that of launching kernels,
+are replayed as CUDA graphs.
+
+The logic is that of any device and runs on CPU in the tests; streams, events and graphs have no
+counterpart there.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name everybody reads
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rerank_plugins.scoring.engines.attention import Attention, Segments
+from rerank_plugins.scoring.engines.base import Collect, free_cached_memory
+from rerank_plugins.scoring.engines.batches import PackedBatch, Shape, pack
+from rerank_plugins.scoring.engines.bert import BertLayer, BertNetwork
+from rerank_plugins.scoring.engines.graphs import Graphs
+from rerank_plugins.scoring.pairs import EncodedPairs
+
+__all__ = ["PackedEngine", "PackedNetwork"]
+
+
+class PackedNetwork(nn.Module):
+    """A `BertNetwork` over packed batches: the same weights, shared, and the same numbers.
+
+    Args:
+        network: The network; its layers are used as they are. In the last layer keys and values are computed:
+            absorbing them pays where batches are padded, here it would need the queries once a token.
+        attention: Makes the attention of a batch.
+    """
+
+    keys_values: Tensor
+
+    def __init__(self, network: BertNetwork, attention: Callable[[Segments], Attention]) -> None:
+        super().__init__()
+        self._network = network
+        self._attend = attention
+        last = network.encoder.last
+        values = last.value.transpose(1, 2)
+        self.register_buffer("keys_values", torch.cat([last.key, values]).flatten(0, 1).contiguous())
+
+    def forward(self, array: Tensor, shape: Shape, longest: int) -> Tensor:
+        """Return float32 logits [segments] of a `PackedBatch`'s array on the device."""
+        ids, starts, boundaries = torch.split(array, [shape.tokens, shape.segments + 1, shape.segments])
+        segments = Segments(starts, shape.tokens, longest)
+        attention = self._attend(segments)
+        encoder = self._network.encoder
+        places = encoder.embeddings.max_positions
+        positions = segments.positions.clamp(max=places - 1)
+        types = segments.positions >= boundaries[segments.owners]
+        x = encoder.embeddings.look_up(ids, types * places + positions)
+        for layer in cast("Iterable[BertLayer]", encoder.layers):
+            q, k, v = layer.qkv(x).view(len(x), 3, layer.heads, -1).unbind(1)
+            x = layer.feed_forward(x, attention.all(q, k, v).flatten(1))
+        logits: Tensor = self._network.head(self._last(x, segments, attention)).squeeze(-1)
+        return logits
+
+    def _last(self, x: Tensor, segments: Segments, attention: Attention) -> Tensor:
+        """Return [segments, hidden]: the last layer, for [CLS] alone."""
+        layer = self._network.encoder.last
+        cls = x[segments.firsts]
+        q = layer.query(cls).view(len(cls), layer.heads, -1)
+        k, v = F.linear(x, self.keys_values).view(len(x), 2, layer.heads, -1).unbind(1)
+        # The key's bias drops out of the softmax, and the value's passes through it.
+        y: Tensor = layer.feed_forward(cls, attention.firsts(q, k, v).flatten(1) + layer.value_bias)
+        return y
+
+
+class PackedEngine:
+    """Runs a `BertNetwork` on packed batches.
+
+    Args:
+        network: The network, in its precision; moved to `device`.
+        device: Where to run.
+        attention: Makes the attention of a batch; see `choose_attention`.
+        graphs: `"lazy"` captures a shape when it is first needed, `"load"` all of them now, `"off"` none.
+            Needs `VarlenAttention`: the other's shapes depend on the batch.
+    """
+
+    name = "torch"
+    pads = False
+
+    def __init__(
+        self,
+        network: BertNetwork,
+        device: torch.device,
+        attention: Callable[[Segments], Attention],
+        *,
+        graphs: str = "off",
+    ) -> None:
+        self._device = device
+        self._network = PackedNetwork(network, attention).to(device)
+        self.memory = sum(part.nbytes for part in self._network.state_dict().values())
+        self._streams = _Streams(device) if device.type == "cuda" else None
+        self.ahead = 1 if self._streams else 0
+        self._graphs: Graphs | None = None
+        if graphs != "off":
+            self._graphs = Graphs(self._network, device, network.config.max_positions)
+            if graphs == "load":
+                self._graphs.capture_all()
+
+    @torch.inference_mode()
+    def launch(self, pairs: EncodedPairs, indices: NDArray[np.int64]) -> Collect:
+        """Start on the pairs at `indices`; the result returns their float32 logits [len(indices)]."""
+        needed = Shape(int(pairs.lengths[indices].sum()), len(indices))
+        shape = None if self._graphs is None else self._graphs.shape_for(needed)
+        batch = pack(pairs, indices, shape)
+        if self._streams is None:
+            logits = self._run(torch.from_numpy(batch.array), batch, captured=shape is not None)
+            answer: NDArray[np.float32] = logits[: len(indices)].numpy().copy()
+            return lambda: answer
+        with self._streams.compute():
+            array = self._streams.to_device(batch.array)
+            logits = self._run(array, batch, captured=shape is not None)
+            return self._streams.to_host(logits[: len(indices)])
+
+    def _run(self, array: Tensor, batch: PackedBatch, *, captured: bool) -> Tensor:
+        if captured and self._graphs is not None:
+            return self._graphs.replay(array, batch.shape)
+        logits: Tensor = self._network(array, batch.shape, batch.longest)
+        return logits
+
+    def close(self) -> None:
+        """Free weights and graphs, and give cached device memory back."""
+        self.__dict__.clear()
+        free_cached_memory()
+
+
+class _Streams:
+    """Two CUDA streams: one copies the next batch in while the other computes. Not run on CPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._compute = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._copy = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        # Weights were put there on another stream.
+        self._compute.wait_stream(torch.cuda.current_stream(device))
+
+    def compute(self) -> torch.cuda.StreamContext:
+        return torch.cuda.stream(self._compute)
+
+    def to_device(self, array: NDArray[np.int32]) -> Tensor:
+        # torch's pinned memory comes from a cache, which keeps a block until its copy is through.
+        pinned = torch.from_numpy(array).pin_memory()
+        with torch.cuda.stream(self._copy):
+            there = pinned.to(self._device, non_blocking=True)
+        self._compute.wait_stream(self._copy)
+        there.record_stream(self._compute)
+        return there
+
+    def to_host(self, logits: Tensor) -> Collect:
+        here = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
+        here.copy_(logits, non_blocking=True)
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record(self._compute)
+
+        def collect() -> NDArray[np.float32]:
+            done.synchronize()
+            answer: NDArray[np.float32] = here.numpy().copy()
+            return answer
+
+        return collect

@@ -1,0 +1,152 @@
+"""Requests on their way through a worker: `Job`, and the `Round` that several of them share."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rerank_plugins.scoring.pairs import EncodedPairs
+
+__all__ = ["Job", "Round", "Scored", "Slice", "join"]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The answer to one queued request.
+
+    Attributes:
+        logits: float32 [n], in the request's order.
+        queue_ms: Milliseconds from queueing to the start of its first round.
+        compute_ms: Milliseconds the engine spent on batches with a pair of this request.
+        out_of_memory: How many of these batches the device had no memory for, so that they were halved.
+    """
+
+    logits: NDArray[np.float32]
+    queue_ms: float
+    compute_ms: float
+    out_of_memory: int = 0
+
+
+class Job:
+    """One request: its pairs, how far it is, and the future that answers it.
+
+    `take` is called under the worker's lock, `place` by whichever thread has scored a part.
+    """
+
+    def __init__(self, pairs: EncodedPairs) -> None:
+        self.pairs = pairs
+        self.future: Future[Scored] = Future()
+        self.logits = np.empty(len(pairs), dtype=np.float32)
+        self.compute_ms = 0.0
+        self.out_of_memory = 0
+        self._lock = threading.Lock()
+        self._unplaced = len(pairs)
+        self._queued = time.perf_counter()
+        self._started: float | None = None
+        # Longest first, so that what one round takes of it has similar lengths.
+        self._order = np.argsort(-pairs.lengths, kind="stable")
+        self._ends = np.cumsum(pairs.lengths[self._order])
+        self._next = 0
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens that no round has taken yet."""
+        done = int(self._ends[self._next - 1]) if self._next else 0
+        return len(self.pairs.ids) - done
+
+    def take(self, tokens: int) -> NDArray[np.int64]:
+        """Return int64 indices of the next pairs, as many as `tokens` allow and one at least."""
+        if self._started is None:
+            self._started = time.perf_counter()
+        limit = len(self.pairs.ids) - self.waiting_tokens + tokens
+        stop = max(int(np.searchsorted(self._ends, limit, side="right")), self._next + 1)
+        taken = self._order[self._next : stop]
+        self._next = stop
+        return taken
+
+    def part(self, taken: NDArray[np.int64]) -> EncodedPairs:
+        """Return the pairs at `taken`."""
+        return self.pairs.take(taken) if len(taken) < len(self.pairs) else self.pairs
+
+    def spent(self, milliseconds: float, *, out_of_memory: int = 0) -> None:
+        """Note what a batch with a pair of this request cost."""
+        with self._lock:
+            self.compute_ms += milliseconds
+            self.out_of_memory += out_of_memory
+
+    def place(self, taken: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
+        """Note the logits of `part(taken)`, and answer if they were the last."""
+        self.logits[taken if len(taken) < len(self.pairs) else slice(None)] = logits
+        with self._lock:
+            self._unplaced -= len(taken)
+            last = not self._unplaced
+        if last:
+            queue_ms = ((self._started or self._queued) - self._queued) * 1000
+            scored = Scored(self.logits, queue_ms, self.compute_ms, self.out_of_memory)
+            self._settle(lambda: self.future.set_result(scored))
+
+    def fail(self, error: Exception) -> None:
+        """Hand an error over, unless it has an answer or nobody wants one."""
+        self._settle(lambda: self.future.set_exception(error))
+
+    def _settle(self, settle: Callable[[], None]) -> None:
+        # Several threads may want to, and whoever closes the worker; a future takes one answer.
+        with self._lock:
+            if not self.future.done() and self.future.set_running_or_notify_cancel():
+                settle()
+
+
+Slice = tuple[Job, NDArray[np.int64]]
+
+
+class Round:
+    """What one round scores: slices of requests, joined.
+
+    Attributes:
+        pairs: The pairs of all slices.
+        batches: How many batches are still to be scored; the last one's arrival answers.
+    """
+
+    def __init__(self, slices: list[Slice]) -> None:
+        self._slices = slices
+        parts = [job.part(taken) for job, taken in slices]
+        sizes = [len(part) for part in parts]
+        self.pairs = join(parts)
+        self.batches = 0
+        self._owners = np.repeat(np.arange(len(parts)), sizes)
+        self._ends = np.cumsum(sizes)[:-1]
+        self._logits = np.empty(len(self.pairs), dtype=np.float32)
+
+    def members(self, batch: NDArray[np.int64]) -> list[Job]:
+        """Return the requests that have a pair in `batch`."""
+        return [self._slices[i][0] for i in np.unique(self._owners[batch])]
+
+    def place(self, batch: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
+        """Note the logits of `batch`."""
+        self._logits[batch] = logits
+
+    def finish(self) -> None:
+        """Hand every request its part; one that failed has its answer already."""
+        for (job, taken), part in zip(self._slices, np.split(self._logits, self._ends), strict=True):
+            job.place(taken, part)
+
+
+def join(parts: list[EncodedPairs]) -> EncodedPairs:
+    """Put the pairs of several requests into one ragged batch, in order."""
+    if len(parts) == 1:
+        return parts[0]
+    starts = np.cumsum([0, *(len(part.ids) for part in parts)])
+    offsets = [part.offsets[:-1] + start for part, start in zip(parts, starts, strict=False)]
+    return EncodedPairs(
+        ids=np.concatenate([part.ids for part in parts]),
+        offsets=np.concatenate([*offsets, starts[-1:]]),
+        boundaries=np.concatenate([part.boundaries for part in parts]),
+        document_type=parts[0].document_type,
+        document_tokens=np.concatenate([part.document_tokens for part in parts]),
+        truncated=np.concatenate([part.truncated for part in parts]),
+        query_truncated=np.concatenate([part.query_truncated for part in parts]),
+    )
