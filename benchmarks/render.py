@@ -1,4 +1,4 @@
-"""Write the measured tables into docs/performance.md, from benchmarks/results, and nothing by hand.
+"""Write the measured tables into README.md and docs/performance.md from benchmarks/results, none by hand.
 
 python benchmarks/render.py [--check]
 """
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "performance.md"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
 RESULTS = Path(__file__).parent / "results"
 
 Rows = list[dict[str, Any]]
@@ -79,6 +79,28 @@ def summary() -> str:
         "times its best float32",
     ]
     head += ["int8, times its default", "times its best int8", "its default, docs/s"]
+    return table(head, lines)
+
+
+def headline() -> str:
+    """Return documents a second of our fastest, at 20 to 100 candidates, and of sentence-transformers."""
+    lines = []
+    for name, report, candidates, rows in runs():
+        if not 20 <= int(candidates) <= 100:
+            continue
+        cells = [name.partition("-")[0], f"{report['tokens_per_pair']:.0f}"]
+        for int8 in (False, True):
+            ours = best(rows, "rerank-plugins", int8)
+            cells.append(f"{ours['docs_per_second']:,.0f} ({ours['ratio']:.1f}x)" if ours else "")
+        default = next(row for row in rows if row["name"] == "sentence-transformers")
+        lines.append([*cells, f"{default['docs_per_second']:,.0f}"])
+    head = [
+        "documents a second",
+        "tokens a pair",
+        "ours, float32",
+        "ours, int8",
+        "sentence-transformers' default",
+    ]
     return table(head, lines)
 
 
@@ -170,6 +192,7 @@ def accuracy(name: str) -> str:
 
 BLOCKS: dict[str, Callable[..., str]] = {
     "summary": summary,
+    "headline": headline,
     "race": race,
     "callers": callers,
     "scaling": scaling,
@@ -190,12 +213,14 @@ def render(text: str) -> str:
 def main(
     check: Annotated[bool, typer.Option("--check", help="Only say whether it is up to date.")] = False,
 ) -> None:
-    """Fill the page."""
-    text = PAGE.read_text()
-    rendered = render(text)
-    if check and rendered != text:
-        raise typer.Exit(1)
-    PAGE.write_text(rendered)
+    """Fill the pages."""
+    for page in PAGES:
+        text = page.read_text()
+        rendered = render(text)
+        if check and rendered != text:
+            typer.echo(f"{page.name} is not what was measured", err=True)
+            raise typer.Exit(1)
+        page.write_text(rendered)
 
 
 if __name__ == "__main__":

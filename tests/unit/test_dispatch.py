@@ -1,5 +1,6 @@
 """The worker's order of service: full batches, fairness, bounds, cancellation."""
 
+import itertools
 import threading
 from concurrent.futures import Future
 
@@ -78,6 +79,19 @@ def test_small_requests_fill_batches_together(recorder: Recorder) -> None:
     for answer in answers:
         assert answer.result(10).logits.tolist() == [0, 1, 2, 3]
     assert [len(batch) for batch in recorder.batches] == [1, 16, 16, 16, 16]
+    worker.close()
+
+
+def test_rounds_grow_with_what_waits(recorder: Recorder) -> None:
+    worker, _ = held(recorder)
+    # A batch's worth each, short pairs and long ones by turns; a round is scored longest first.
+    answers = [worker.submit(request(BUDGET // length, name=length, length=length)) for length in [2, 8] * 20]
+    recorder.gate.set()
+    for answer in answers:
+        answer.result(10)
+    served = [batch[0] for batch in recorder.batches[1:]]
+    rounds = 1 + sum(before < after for before, after in itertools.pairwise(served))
+    assert rounds == 3  # of 16 batches, 16, and 8
     worker.close()
 
 
