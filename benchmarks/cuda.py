@@ -155,7 +155,7 @@ def profile_a_call(model: str, size: Size) -> str:
             started = time.perf_counter()
             scorer.score("how do I reset my router?", documents)
             seconds = time.perf_counter() - started
-    order = "self_cuda_time_total" if cuda else "self_cpu_time_total"
+    order = "self_device_time_total" if cuda else "self_cpu_time_total"
     table: str = profiler.key_averages().table(sort_by=order, row_limit=25)
     return f"{size.candidates} documents in {1000 * seconds:.1f} ms\n{table}"
 
