@@ -1,4 +1,4 @@
-"""LangChain: `CrossEncoderRerank`, a document compressor that is also a Runnable.
+"""LangChain: `CrossEncoderRerank`, a document compressor that is also a Runnable, and `CrossEncoder`.
 
 One class serves `ContextualCompressionRetriever`, `DocumentCompressorPipeline`, LCEL chains and
 LangGraph nodes, sync and async, and shows up in traces. It needs langchain-core only.
@@ -6,38 +6,58 @@ LangGraph nodes, sync and async, and shows up in traces. It needs langchain-core
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
-from rerank_plugins._adapters import RerankFields, missing_extra
-from rerank_plugins.errors import InvalidInputError
-from rerank_plugins.inputs import shorten
+from pydantic import PrivateAttr
+
+from rerank_plugins._adapters import PASSAGE_KEY, RerankFields, content_passage, missing_extra
+from rerank_plugins.errors import InvalidInputError, InvalidTypeError
+from rerank_plugins.inputs import check_pairs, shorten
+from rerank_plugins.lazy import LazyReranker
+from rerank_plugins.preview import PreviewedPair
 from rerank_plugins.ranking import Ranking
-from rerank_plugins.reranker import UNSET, Unset, given
+from rerank_plugins.reranker import UNSET, Reranker, Unset, given
+from rerank_plugins.scoring.protocol import Scorer
+from rerank_plugins.settings import Scale, ScorerSettings
+from rerank_plugins.template import RenderedDocument
 
 try:
     from langchain_core.callbacks import Callbacks
+    from langchain_core.cross_encoders import BaseCrossEncoder
     from langchain_core.documents import BaseDocumentCompressor, Document
     from langchain_core.runnables import RunnableConfig, RunnableSerializable
+    from langchain_core.runnables.config import ensure_config
 except ImportError as error:
     raise missing_extra("langchain", error) from error
 
-__all__ = ["CrossEncoderRerank"]
+__all__ = ["CrossEncoder", "CrossEncoderRerank"]
 
 
 class CrossEncoderRerank(
     RerankFields, BaseDocumentCompressor, RunnableSerializable[dict[str, Any], list[Document]]
 ):
-    """Rerank documents with a cross-encoder.
+    r"""Rerank documents with a cross-encoder.
 
     None means "not given" for every setting: then `RERANK_*` variables and the defaults of
     `ScorerSettings` and `RerankSettings` apply, which document them. The model loads on first use.
-    Scored is `page_content`. The results are copies that keep id, type and metadata, best first, the score
-    in `metadata[score_key]`; a value that was there before moves to `previous_<score_key>`.
+    Scored is `page_content`, or what `document_template` makes of it and the metadata. The results are
+    copies that keep id, type and metadata, best first, the score in `metadata[score_key]`. A value that was
+    there before moves to `previous_<score_key>`. If scoring failed and `on_error="keep_order"`, they have no
+    new score but `metadata["reranked"]` False and the reason in `metadata["rerank_reason"]`.
+
+    A run in a trace carries `rerank_model` and `rerank_top_k` in its metadata, and the scores in its output.
 
     Attributes:
         model: Hub id, local folder or `"bundled"`.
         top_n: How many documents to return at most; None: all. `top_k` is another spelling.
         min_score: Lowest score to keep, inclusive, on `scale`.
         scale: `"probability"` or `"logit"`.
+        document_template: What of a document is scored, for example `"{title}\n{content}"`; other names
+            than `content` are metadata keys.
+        long_documents: `"truncate"` or `"max_passage"`; with the latter the character offsets of the best
+            window in `page_content` are in `metadata["rerank_passage"]`.
+        return_passages: Whether `page_content` of the results is just that window. Needs
+            `long_documents="max_passage"`.
         score_key: Metadata key of the score.
         scorer: A scorer that is ready, instead of a model. Not serialised.
         reranker: A `Reranker` that is ready, instead of a model. Not serialised.
@@ -57,7 +77,22 @@ class CrossEncoderRerank(
     # The framework's base class has a config of its own, which would win.
     model_config = RerankFields.model_config
 
+    return_passages: bool = False
     score_key: str = "relevance_score"
+
+    _kept: "_Kept | None" = PrivateAttr(None)
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Check the settings; the model loads on first use."""
+        super().model_post_init(context)
+        if self.return_passages and self._lazy.settings.long_documents != "max_passage":
+            msg = (
+                'return_passages needs long_documents="max_passage", but got '
+                f"{self._lazy.settings.long_documents!r}; set it, or leave return_passages out"
+            )
+            raise InvalidInputError(msg)
+        if self.scorer is None and self.reranker is None:
+            self._kept = _kept(self._lazy.scorer_settings)
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
@@ -79,19 +114,40 @@ class CrossEncoderRerank(
         """Rank documents and return positions and scores, as partner packages do.
 
         Args:
-            documents: Strings, documents, or mappings with a `text` or `page_content`.
+            documents: Strings, documents, or mappings with a `text` or `page_content`, whose other keys are
+                metadata for `document_template`.
             query: The query.
             top_n: Overrides the setting for this call; None means all.
 
         Returns:
-            Best first, `{"index": position, "relevance_score": score}`.
+            Best first, `{"index": position, "relevance_score": score}`; with `on_error="keep_order"` and a
+            failure, scores are None and each has the marks `reranked` and `rerank_reason`.
 
         Raises:
             InvalidInputError: If a document holds no text.
         """
-        texts = [_text_of(document, i) for i, document in enumerate(documents)]
-        ranking = self._lazy.get().rank(query, texts, **given(top_k=top_n))
-        return [{"index": ranked.index, "relevance_score": ranked.score} for ranked in ranking]
+        texts = [read.text for read in self._read(documents)]
+        return _to_rows(self._get().rank(query, texts, **given(top_k=top_n)))
+
+    async def arerank(
+        self,
+        documents: Sequence[str | Document | Mapping[str, Any]],
+        query: str,
+        *,
+        top_n: int | Unset | None = UNSET,
+    ) -> list[dict[str, Any]]:
+        """Rank like `rerank`, without blocking the event loop."""
+        texts = [read.text for read in self._read(documents)]
+        return _to_rows(await (await self._aget()).arank(query, texts, **given(top_k=top_n)))
+
+    def preview(
+        self, documents: Sequence[str | Document | Mapping[str, Any]], query: str
+    ) -> list[PreviewedPair]:
+        """Return what the model would read of each document, and how many tokens; nothing is scored.
+
+        Offsets are into the text that `document_template` makes.
+        """
+        return self._get().preview(query, [read.text for read in self._read(documents)])
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
@@ -113,9 +169,18 @@ class CrossEncoderRerank(
     ) -> list[Document]:
         """Rerank `{"documents": [...], "query": "..."}`.
 
+        Args:
+            input: The documents and the query; other keys are ignored.
+            config: As for every Runnable.
+            **kwargs: `top_n`, `min_score` or `scale` override the settings for this call, also by `bind`.
+
+        Returns:
+            Reranked copies of the documents, best first.
+
         Raises:
-            InvalidInputError: If one of the two is missing.
+            InvalidInputError: If one of the two is missing, or a document is no `Document`.
         """
+        config = self._describe(config, kwargs)
         return self._call_with_config(self._rank, input, config, run_type="chain", **kwargs)
 
     async def ainvoke(
@@ -125,32 +190,196 @@ class CrossEncoderRerank(
         **kwargs: Any,
     ) -> list[Document]:
         """Rerank like `invoke`, without blocking the event loop."""
+        config = self._describe(config, kwargs)
         return await self._acall_with_config(self._arank, input, config, run_type="chain", **kwargs)
 
-    def _rank(self, state: dict[str, Any]) -> list[Document]:
+    def _rank(
+        self,
+        state: dict[str, Any],
+        *,
+        top_n: int | Unset | None = UNSET,
+        min_score: float | Unset | None = UNSET,
+        scale: Scale | Unset = UNSET,
+    ) -> list[Document]:
         documents, query = _unpack(state)
-        ranking = self._lazy.get().rank(query, [document.page_content for document in documents])
-        return self._to_documents(documents, ranking)
+        read = self._read(documents)
+        changes = given(top_k=top_n, min_score=min_score, scale=scale)
+        ranking = self._get().rank(query, [each.text for each in read], **changes)
+        return self._to_documents(documents, read, ranking)
 
-    async def _arank(self, state: dict[str, Any]) -> list[Document]:
+    async def _arank(
+        self,
+        state: dict[str, Any],
+        *,
+        top_n: int | Unset | None = UNSET,
+        min_score: float | Unset | None = UNSET,
+        scale: Scale | Unset = UNSET,
+    ) -> list[Document]:
         documents, query = _unpack(state)
-        reranker = await self._lazy.aget()
-        ranking = await reranker.arank(query, [document.page_content for document in documents])
-        return self._to_documents(documents, ranking)
+        read = self._read(documents)
+        changes = given(top_k=top_n, min_score=min_score, scale=scale)
+        reranker = await self._aget()
+        ranking = await reranker.arank(query, [each.text for each in read], **changes)
+        return self._to_documents(documents, read, ranking)
 
-    def _to_documents(self, documents: Sequence[Document], ranking: Ranking) -> list[Document]:
+    def _read(self, documents: Sequence[str | Document | Mapping[str, Any]]) -> list[RenderedDocument]:
+        """Return what is scored of each document."""
+        parts = (_split(document, i) for i, document in enumerate(documents))
+        if self._template is None:
+            return [RenderedDocument(content, 0) for content, _ in parts]
+        return [self._template.render(content, metadata) for content, metadata in parts]
+
+    def _to_documents(
+        self, documents: Sequence[Document], read: Sequence[RenderedDocument], ranking: Ranking
+    ) -> list[Document]:
         copies = []
         for ranked in ranking:
             document = documents[ranked.index]
-            metadata = dict(document.metadata)
-            if not ranking.reranked:
-                metadata |= {"reranked": False, "rerank_reason": ranking.reason}
-            else:
-                if self.score_key in metadata:
-                    metadata[f"previous_{self.score_key}"] = metadata[self.score_key]
-                metadata[self.score_key] = ranked.score
-            copies.append(document.model_copy(update={"metadata": metadata}))
+            content = document.page_content
+            metadata = _unmarked(document.metadata) | _marks(ranking)
+            if ranking.reranked:
+                metadata = _put(metadata, self.score_key, ranked.score)
+            passage = content_passage(ranked.passage, read[ranked.index].content_start, len(content))
+            if passage is not None:
+                metadata = _put(metadata, PASSAGE_KEY, list(passage))
+                if self.return_passages:
+                    content = content[slice(*passage)]
+            copies.append(document.model_copy(update={"page_content": content, "metadata": metadata}))
         return copies
+
+    def _describe(self, config: RunnableConfig | None, changes: Mapping[str, Any]) -> RunnableConfig:
+        """Return the config with what a trace should say of this run."""
+        described = ensure_config(config)
+        described["metadata"] = {
+            **described["metadata"],
+            "rerank_model": self._lazy.model,
+            "rerank_top_k": changes.get("top_n", self._lazy.settings.top_k),
+        }
+        return described
+
+    def _get(self) -> Reranker:
+        return self._keep(self._lazy.get())
+
+    async def _aget(self) -> Reranker:
+        return self._keep(await self._lazy.aget())
+
+    def _keep(self, reranker: Reranker) -> Reranker:
+        if self._kept is not None:
+            self._kept.scorer = reranker.scorer
+        return reranker
+
+
+class CrossEncoder(BaseCrossEncoder):
+    """Our engine for code that takes LangChain's `BaseCrossEncoder`, such as its `CrossEncoderReranker`.
+
+    Its scores are final: `RERANK_TOP_K`, `RERANK_MIN_SCORE` and `RERANK_ON_ERROR` do not apply. None means
+    "not given" for every setting. The model loads on first use. Pickling carries the settings.
+
+    Args:
+        model: Hub id, local folder or `"bundled"`; see `ScorerSettings.model`.
+        scale: `"probability"` (the default, 0 to 1) or `"logit"`, the model's own output, which
+            `HuggingFaceCrossEncoder` returns for the MS MARCO models. The order is the same.
+        scorer: A scorer that is ready, instead of a model.
+        **options: Fields of `ScorerSettings` (`device`, `dtype`, `engine`, `max_length`, ...), and
+            `long_documents`, `passage_overlap`, `max_passages`, `best_passages` of `RerankSettings`.
+
+    Raises:
+        InvalidInputError: If a setting is invalid, or model and scorer are given.
+
+    Example:
+        >>> from rerank_plugins.langchain import CrossEncoder
+        >>> scores = CrossEncoder("bundled").score([("who wrote Faust?", "Goethe wrote Faust.")])
+        >>> 0.5 < scores[0] < 1
+        True
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        scale: Scale | None = None,
+        scorer: Scorer | None = None,
+        **options: Any,
+    ) -> None:
+        options = {k: v for k, v in (options | {"model": model, "scale": scale}).items() if v is not None}
+        policy = {name: options.pop(name) for name in _POLICY if name in options}
+        self._lazy = LazyReranker(
+            scorer=scorer,
+            scorer_options=options,
+            rerank_options=policy | {"top_k": None, "min_score": None, "on_error": "raise"},
+        )
+
+    def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+        """Score n (query, document) pairs.
+
+        Returns:
+            n Python floats on `scale`, in input order.
+
+        Raises:
+            InvalidTypeError: If a pair is not two strings.
+            ScoringError: If the engine fails.
+        """
+        # By query, since that is what a reranker takes: long documents and any scorer work as they do there.
+        places: dict[str, list[int]] = {}
+        pairs = list(check_pairs(text_pairs))
+        for place, (query, _) in enumerate(pairs):
+            places.setdefault(query, []).append(place)
+        scores = [0.0] * len(pairs)
+        for query, of_query in places.items():
+            for ranked in self._lazy.get().rank(query, [pairs[place][1] for place in of_query]):
+                scores[of_query[ranked.index]] = float(ranked.score)  # type: ignore[arg-type]
+        return scores
+
+    def __repr__(self) -> str:
+        return f"CrossEncoder({self._lazy.model!r}, scale={self._lazy.settings.scale!r})"
+
+
+class _Kept:
+    """What objects with equal settings share: the scorer that one of them loaded.
+
+    LangChain makes a new object for each call that is configured at run time (`configurable_fields`).
+    Without this, such a call would load the model and free it again.
+    """
+
+    def __init__(self, settings: ScorerSettings) -> None:
+        self.settings = settings
+        self.scorer: Scorer | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _kept, (self.settings,)
+
+
+_all_kept: "WeakValueDictionary[ScorerSettings, _Kept]" = WeakValueDictionary()
+
+
+def _kept(settings: ScorerSettings) -> _Kept:
+    return _all_kept.setdefault(settings, _Kept(settings))
+
+
+# The settings of a reranker that a `BaseCrossEncoder` has use for.
+_POLICY = ("scale", "long_documents", "passage_overlap", "max_passages", "best_passages")
+
+
+def _marks(ranking: Ranking) -> dict[str, Any]:
+    """Return what says that scoring failed, if it did."""
+    return {} if ranking.reranked else {"reranked": False, "rerank_reason": ranking.reason}
+
+
+def _unmarked(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata without the marks of an earlier call that failed."""
+    ours = metadata.get("reranked") is False and "rerank_reason" in metadata
+    return {k: v for k, v in metadata.items() if not (ours and k in ("reranked", "rerank_reason"))}
+
+
+def _put(metadata: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """Return metadata with `value` at `key`; what was there before moves to `previous_<key>`."""
+    previous = {f"previous_{key}": metadata[key]} if key in metadata else {}
+    return {**metadata, **previous, key: value}
+
+
+def _to_rows(ranking: Ranking) -> list[dict[str, Any]]:
+    marks = _marks(ranking)
+    return [{"index": ranked.index, "relevance_score": ranked.score, **marks} for ranked in ranking]
 
 
 def _config(callbacks: Callbacks | None) -> RunnableConfig | None:
@@ -162,16 +391,25 @@ def _unpack(state: dict[str, Any]) -> tuple[list[Document], str]:
     if not isinstance(state, Mapping) or not {"documents", "query"} <= state.keys():
         msg = f'input must be {{"documents": [...], "query": "..."}}, but got {shorten(state)}'
         raise InvalidInputError(msg)
-    return list(state["documents"]), state["query"]
+    documents = list(state["documents"])
+    for i, document in enumerate(documents):
+        if not isinstance(document, Document):
+            msg = (
+                f"documents[{i}] must be a Document, but got {type(document).__name__}: "
+                f"{shorten(document)}; rerank() takes plain strings"
+            )
+            raise InvalidTypeError(msg)
+    return documents, state["query"]
 
 
-def _text_of(document: str | Document | Mapping[str, Any], position: int) -> str:
+def _split(document: str | Document | Mapping[str, Any], position: int) -> tuple[str, Mapping[str, Any]]:
+    """Return a document's content and its metadata."""
     if isinstance(document, Document):
-        return document.page_content
+        return document.page_content, document.metadata
     if isinstance(document, Mapping):
         for key in ("text", "page_content"):
             if key in document:
-                return str(document[key])
+                return str(document[key]), {k: v for k, v in document.items() if k != key}
         msg = f"documents[{position}] must have a text or page_content, but got {shorten(document)}"
         raise InvalidInputError(msg)
-    return document
+    return document, {}

@@ -1,52 +1,16 @@
-"""LangChain's real classes around `CrossEncoderRerank`."""
+"""`CrossEncoderRerank` by itself: documents, settings, serialisation, failure."""
 
 import copy
 import json
 import pickle
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytest
-from langchain_classic.retrievers import ContextualCompressionRetriever
-from langchain_classic.retrievers.document_compressors import DocumentCompressorPipeline
-from langchain_core.documents import Document
 from langchain_core.load import dumps, loads
-from langchain_core.retrievers import BaseRetriever
-from langchain_core.runnables import RunnableParallel, RunnablePassthrough
-from langchain_core.tracers.base import BaseTracer
-from langchain_core.tracers.schemas import Run
 
 from rerank_plugins import CrossEncoderScorer, InvalidInputError, Reranker, ScoringError
 from rerank_plugins.langchain import CrossEncoderRerank
-
-QUERY = "who wrote Faust?"
-
-
-class Special(Document):
-    """A user's own document type."""
-
-    page: int = 0
-
-
-def documents() -> list[Document]:
-    return [
-        Document("A fist is a hand.", id="a", metadata={"source": "x"}),
-        Special(page_content="Goethe wrote Faust.", id="b", metadata={"relevance_score": 0.2}, page=7),
-        Document("", id="c"),
-    ]
-
-
-class Fixed(BaseRetriever):
-    found: list[Document]
-
-    def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
-        return self.found
-
-
-class Broken:
-    def score(self, query: str, documents: Sequence[str]) -> np.ndarray:
-        raise ScoringError("the device fell off")
+from tests.contract.langchain_parts import QUERY, Broken, Special, documents
 
 
 @pytest.fixture
@@ -64,58 +28,6 @@ def test_ids_types_and_metadata_survive_on_copies(rerank: CrossEncoderRerank) ->
     assert best.metadata["previous_relevance_score"] == 0.2
     assert best.metadata["relevance_score"] > second.metadata["relevance_score"]
     json.dumps([document.metadata for document in (best, second)])
-
-
-def test_the_retriever_chain_sync_and_async(rerank: CrossEncoderRerank) -> None:
-    pipeline = DocumentCompressorPipeline(transformers=[rerank])
-    for compressor in (rerank, pipeline):
-        retriever = ContextualCompressionRetriever(
-            base_compressor=compressor, base_retriever=Fixed(found=documents())
-        )
-        found = retriever.invoke(QUERY)
-        assert [document.id for document in found][0] == "b"
-        assert len(found) == 2
-
-
-async def test_async_retriever_chain_equals_sync(rerank: CrossEncoderRerank) -> None:
-    retriever = ContextualCompressionRetriever(
-        base_compressor=rerank, base_retriever=Fixed(found=documents())
-    )
-    assert await retriever.ainvoke(QUERY) == retriever.invoke(QUERY)
-
-
-async def test_lcel_batch_and_stream(rerank: CrossEncoderRerank) -> None:
-    chain = RunnableParallel(documents=Fixed(found=documents()), query=RunnablePassthrough()) | rerank
-    once = chain.invoke(QUERY)
-    assert once[0].id == "b"
-    assert await chain.ainvoke(QUERY) == once
-    assert chain.batch([QUERY, QUERY]) == [once, once]
-    assert await chain.abatch([QUERY]) == [once]
-    assert list(chain.stream(QUERY)) == [once]
-
-
-class Recorder(BaseTracer):
-    def __init__(self) -> None:
-        super().__init__()
-        self.roots: list[Run] = []
-
-    def _persist_run(self, run: Run) -> None:
-        self.roots.append(run)
-
-
-async def test_it_is_a_run_in_the_trace(rerank: CrossEncoderRerank) -> None:
-    retriever = ContextualCompressionRetriever(
-        base_compressor=rerank, base_retriever=Fixed(found=documents())
-    )
-    for call in ("sync", "async"):
-        recorder = Recorder()
-        config = {"callbacks": [recorder]}
-        _ = retriever.invoke(QUERY, config) if call == "sync" else await retriever.ainvoke(QUERY, config)
-        (root,) = recorder.roots
-        assert "CrossEncoderRerank" in [child.name for child in root.child_runs]
-    recorder = Recorder()
-    rerank.compress_documents(documents(), QUERY, callbacks=[recorder])
-    assert [run.name for run in recorder.roots] == ["CrossEncoderRerank"]
 
 
 def test_dumps_loads_and_pickle_keep_every_setting() -> None:
