@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         ScorerClosedError,
         ScoringError,
     )
+    from rerank_plugins.preview import PreviewedPair, PreviewedPassage
     from rerank_plugins.ranking import RankedDocument, Ranking, RankingStats
     from rerank_plugins.reranker import Reranker
     from rerank_plugins.scoring.cross_encoder import CrossEncoderScorer
@@ -35,6 +36,8 @@ __all__ = [
     "ModelError",
     "ModelFormatError",
     "ModelNotFoundError",
+    "PreviewedPair",
+    "PreviewedPassage",
     "QueueFullError",
     "RankedDocument",
     "Ranking",
@@ -54,6 +57,8 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "CrossEncoderScorer": "scoring.cross_encoder",
+    "PreviewedPair": "preview",
+    "PreviewedPassage": "preview",
     "RankedDocument": "ranking",
     "Ranking": "ranking",
     "RankingStats": "ranking",
