@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from rerank_plugins.scoring.cross_encoder import CrossEncoderScorer
     from rerank_plugins.scoring.protocol import Scorer, ScorerInfo
     from rerank_plugins.settings import RerankSettings, ScorerSettings
+    from rerank_plugins.template import DocumentTemplate, RenderedDocument
 
 __all__ = [
     "CrossEncoderScorer",
+    "DocumentTemplate",
     "InvalidInputError",
     "InvalidTypeError",
     "MissingExtraError",
@@ -42,6 +44,7 @@ __all__ = [
     "RankedDocument",
     "Ranking",
     "RankingStats",
+    "RenderedDocument",
     "RerankError",
     "RerankSettings",
     "Reranker",
@@ -57,11 +60,13 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "CrossEncoderScorer": "scoring.cross_encoder",
+    "DocumentTemplate": "template",
     "PreviewedPair": "preview",
     "PreviewedPassage": "preview",
     "RankedDocument": "ranking",
     "Ranking": "ranking",
     "RankingStats": "ranking",
+    "RenderedDocument": "template",
     "RerankSettings": "settings",
     "Reranker": "reranker",
     "Scorer": "scoring.protocol",

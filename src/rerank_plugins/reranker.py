@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from enum import Enum
 from typing import Any, Final, Self
 
@@ -21,6 +22,7 @@ from rerank_plugins.preview import PreviewedPair, preview
 from rerank_plugins.ranking import RankedDocument, Ranking, RankingStats
 from rerank_plugins.scoring.protocol import DetailedScorer, Scorer, ScorerInfo, Scores
 from rerank_plugins.settings import LongDocuments, OnError, RerankSettings, Scale, ScorerSettings
+from rerank_plugins.tracing import Report, traced
 
 __all__ = ["UNSET", "Reranker", "Unset", "given"]
 
@@ -157,12 +159,14 @@ class Reranker:
             ScoringError: If scoring fails and `on_error` is `"raise"`.
         """
         call = _Call(self, query, documents, given(top_k=top_k, min_score=min_score, scale=scale))
-        try:
-            passages = call.split()
-            scores = _score(self.scorer, call.query, passages.texts)
-        except ScoringError as error:
-            return call.keep_order(error)
-        return call.finish(passages, scores)
+        with call.traced() as report:
+            try:
+                passages = call.split()
+                ranking = call.finish(passages, _score(self.scorer, call.query, passages.texts))
+            except ScoringError as error:
+                ranking = call.keep_order(error)
+            report(ranking)
+        return ranking
 
     async def arank(
         self,
@@ -175,13 +179,15 @@ class Reranker:
     ) -> Ranking:
         """Rank like `rank`, without blocking the event loop."""
         call = _Call(self, query, documents, given(top_k=top_k, min_score=min_score, scale=scale))
-        try:
-            # Looking for windows tokenises, which is no work for the event loop.
-            passages = await asyncio.to_thread(call.split) if call.windowed else call.split()
-            scores = await _ascore(self.scorer, call.query, passages.texts)
-        except ScoringError as error:
-            return call.keep_order(error)
-        return call.finish(passages, scores)
+        with call.traced() as report:
+            try:
+                # Looking for windows tokenises, which is no work for the event loop.
+                passages = await asyncio.to_thread(call.split) if call.windowed else call.split()
+                ranking = call.finish(passages, await _ascore(self.scorer, call.query, passages.texts))
+            except ScoringError as error:
+                ranking = call.keep_order(error)
+            report(ranking)
+        return ranking
 
     def preview(self, query: str, documents: Iterable[str]) -> list[PreviewedPair]:
         """Return what the model would read of each document, without running it.
@@ -264,6 +270,9 @@ class _Call:
         self.settings = _override(reranker.settings, changes)
         self.query = check_query(query)
         self.documents = list(check_documents(documents))
+
+    def traced(self) -> AbstractContextManager[Report]:
+        return traced(self.settings, self.info, self.query, self.documents)
 
     @property
     def windowed(self) -> bool:
