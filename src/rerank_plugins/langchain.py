@@ -5,12 +5,18 @@ LangGraph nodes, sync and async, and shows up in traces. It needs langchain-core
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 from weakref import WeakValueDictionary
 
 from pydantic import PrivateAttr
 
-from rerank_plugins._adapters import PASSAGE_KEY, RerankFields, content_passage, missing_extra
+from rerank_plugins._adapters import (
+    NOT_RERANKED,
+    PASSAGE_KEY,
+    RerankFields,
+    content_passage,
+    missing_extra,
+)
 from rerank_plugins.errors import InvalidInputError, InvalidTypeError
 from rerank_plugins.inputs import check_pairs, shorten
 from rerank_plugins.lazy import LazyReranker
@@ -93,6 +99,21 @@ class CrossEncoderRerank(
             raise InvalidInputError(msg)
         if self.scorer is None and self.reranker is None:
             self._kept = _kept(self._lazy.scorer_settings)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in type(self).model_fields:
+            checked = self.model_copy(update={name: value})
+            self._lazy, self._template, self._kept = checked._lazy, checked._template, checked._kept
+        super().__setattr__(name, value)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy; `update` is checked, and takes effect.
+
+        Raises:
+            InvalidInputError: If a setting is invalid.
+        """
+        copied = super().model_copy(deep=deep)
+        return type(self)(**{**dict(copied), **update}) if update else copied
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
@@ -362,13 +383,13 @@ _POLICY = ("scale", "long_documents", "passage_overlap", "max_passages", "best_p
 
 def _marks(ranking: Ranking) -> dict[str, Any]:
     """Return what says that scoring failed, if it did."""
-    return {} if ranking.reranked else {"reranked": False, "rerank_reason": ranking.reason}
+    return {} if ranking.reranked else dict(zip(NOT_RERANKED, (False, ranking.reason), strict=True))
 
 
 def _unmarked(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return metadata without the marks of an earlier call that failed."""
-    ours = metadata.get("reranked") is False and "rerank_reason" in metadata
-    return {k: v for k, v in metadata.items() if not (ours and k in ("reranked", "rerank_reason"))}
+    ours = metadata.keys() >= set(NOT_RERANKED)
+    return {k: v for k, v in metadata.items() if not (ours and k in NOT_RERANKED)}
 
 
 def _put(metadata: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:

@@ -3,12 +3,15 @@
 import copy
 import json
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import pytest
+from langchain_core.documents import Document
 from langchain_core.load import dumps, loads
 
-from rerank_plugins import CrossEncoderScorer, InvalidInputError, Reranker, ScoringError
+from rerank_plugins import CrossEncoderScorer, InvalidInputError, InvalidTypeError, Reranker, ScoringError
 from rerank_plugins.langchain import CrossEncoderRerank
 from tests.contract.langchain_parts import QUERY, Broken, Special, documents
 
@@ -46,11 +49,12 @@ def test_a_ready_scorer_is_left_out_of_dumps(rerank: CrossEncoderRerank) -> None
     assert "scorer" not in json.loads(dumps(rerank))["kwargs"]
 
 
-def test_rerank_takes_strings_documents_and_mappings(rerank: CrossEncoderRerank) -> None:
+async def test_rerank_takes_strings_documents_and_mappings(rerank: CrossEncoderRerank) -> None:
     mixed = ["A fist is a hand.", documents()[1], {"text": "x"}, {"page_content": "y"}]
     rows = rerank.rerank(mixed, QUERY)
     assert rows[0]["index"] == 1
     assert len(rows) == 2
+    assert await rerank.arerank(mixed, QUERY) == rows
     assert len(rerank.rerank(mixed, QUERY, top_n=None)) == 4
     assert set(rows[0]) == {"index", "relevance_score"}
     with pytest.raises(InvalidInputError, match=r"documents\[0\] must have a text"):
@@ -75,6 +79,25 @@ def test_a_ready_reranker_is_used_and_can_be_overridden(bundled: CrossEncoderSco
     assert len(CrossEncoderRerank(reranker=reranker).compress_documents(documents(), QUERY)) == 2
     assert len(CrossEncoderRerank(reranker=reranker, top_n=1).compress_documents(documents(), QUERY)) == 1
     assert reranker.settings.top_k == 2
+
+
+def test_settings_that_are_assigned_or_copied_take_effect(rerank: CrossEncoderRerank) -> None:
+    before = rerank.compress_documents(documents(), QUERY)
+    for changed in (
+        rerank.model_copy(update={"top_n": 1}),
+        rerank.model_copy(deep=True),
+        rerank.model_copy(),
+    ):
+        changed.top_n = 1
+        assert len(changed.compress_documents(documents(), QUERY)) == 1
+        changed.document_template = "Goethe wrote Faust.\n{content}"
+        assert changed.compress_documents(documents(), QUERY)[0].metadata["relevance_score"] > 0.5
+        changed.document_template = None
+        assert changed.compress_documents(documents(), QUERY) == before[:1]
+        with pytest.raises(InvalidInputError, match="but got -1"):
+            changed.top_n = -1
+        assert changed.top_n == 1
+    assert rerank.compress_documents(documents(), QUERY) == before
 
 
 @pytest.mark.parametrize(
@@ -104,6 +127,14 @@ def test_input_of_another_shape_is_named(rerank: CrossEncoderRerank, state: Any)
         rerank.invoke(state)
 
 
+async def test_a_document_that_is_none_is_named(rerank: CrossEncoderRerank) -> None:
+    state = {"documents": [*documents(), "text"], "query": QUERY}
+    with pytest.raises(InvalidTypeError, match=r"documents\[3\] must be a Document, but got str: 'text'"):
+        rerank.invoke(state)
+    with pytest.raises(InvalidTypeError, match="query"):
+        await rerank.ainvoke({"documents": documents(), "query": None})
+
+
 async def test_failure_is_visible_or_raised() -> None:
     with pytest.raises(ScoringError):
         CrossEncoderRerank(scorer=Broken()).compress_documents(documents(), QUERY)
@@ -112,6 +143,22 @@ async def test_failure_is_visible_or_raised() -> None:
     )
     assert [document.id for document in kept] == ["a", "b", "c"]
     assert kept[0].metadata == {"source": "x", "reranked": False, "rerank_reason": "the device fell off"}
+    assert kept[1].metadata["relevance_score"] == 0.2  # the caller's, not ours
+
+
+async def test_a_failure_is_visible_in_rows_too() -> None:
+    rerank = CrossEncoderRerank(scorer=Broken(), on_error="keep_order")
+    row = {"index": 0, "relevance_score": None, "reranked": False, "rerank_reason": "the device fell off"}
+    assert rerank.rerank(documents(), QUERY)[0] == row
+    assert (await rerank.arerank(documents(), QUERY))[0] == row
+
+
+def test_the_marks_of_a_failure_go_when_it_works_again(rerank: CrossEncoderRerank) -> None:
+    broken = CrossEncoderRerank(scorer=Broken(), on_error="keep_order")
+    failed = broken.compress_documents(documents(), QUERY)
+    assert rerank.compress_documents(failed, QUERY) == rerank.compress_documents(documents(), QUERY)
+    mine = [Document("Goethe wrote Faust.", metadata={"reranked": "yes"})]
+    assert rerank.compress_documents(mine, QUERY)[0].metadata["reranked"] == "yes"
 
 
 def test_environment_fills_in_what_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,3 +166,27 @@ def test_environment_fills_in_what_is_not_given(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("RERANK_TOP_K", "1")
     assert len(CrossEncoderRerank(device="cpu").compress_documents(documents(), QUERY)) == 1
     assert len(CrossEncoderRerank(device="cpu", top_n=2).compress_documents(documents(), QUERY)) == 2
+
+
+def test_importing_it_loads_no_model_and_no_other_framework() -> None:
+    code = """
+import sys
+import langchain_core.callbacks, langchain_core.cross_encoders, langchain_core.runnables
+before = set(sys.modules)
+from rerank_plugins.langchain import CrossEncoder, CrossEncoderRerank
+CrossEncoderRerank(model="bundled", top_n=1)
+CrossEncoder("bundled")
+print(*{name.split(".")[0] for name in set(sys.modules) - before})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "rerank_plugins" in loaded
+    unwanted = {
+        "torch",
+        "transformers",
+        "sentence_transformers",
+        "llama_index",
+        "haystack",
+        "langchain_classic",
+    }
+    assert not loaded & unwanted

@@ -109,6 +109,7 @@ def test_a_name_of_ones_own() -> None:
     rerank.compress_documents(documents(), QUERY, callbacks=[recorder])
     run, _ = recorder.find("second stage")
     assert all(document.metadata["reranked"] is False for document in run.outputs["output"])
+    assert run.metadata["rerank_model"] == "Broken"
 
 
 def test_an_error_is_in_the_trace() -> None:
