@@ -214,37 +214,24 @@ class CrossEncoderRerank(
         config = self._describe(config, kwargs)
         return await self._acall_with_config(self._arank, input, config, run_type="chain", **kwargs)
 
-    def _rank(
-        self,
-        state: dict[str, Any],
-        *,
-        top_n: int | Unset | None = UNSET,
-        min_score: float | Unset | None = UNSET,
-        scale: Scale | Unset = UNSET,
-    ) -> list[Document]:
+    def _rank(self, state: dict[str, Any], **changes: Any) -> list[Document]:
         documents, query = _unpack(state)
         read = self._read(documents)
-        changes = given(top_k=top_n, min_score=min_score, scale=scale)
-        ranking = self._get().rank(query, [each.text for each in read], **changes)
+        ranking = self._get().rank(query, [each.text for each in read], **_policy(changes))
         return self._to_documents(documents, read, ranking)
 
-    async def _arank(
-        self,
-        state: dict[str, Any],
-        *,
-        top_n: int | Unset | None = UNSET,
-        min_score: float | Unset | None = UNSET,
-        scale: Scale | Unset = UNSET,
-    ) -> list[Document]:
+    async def _arank(self, state: dict[str, Any], **changes: Any) -> list[Document]:
         documents, query = _unpack(state)
         read = self._read(documents)
-        changes = given(top_k=top_n, min_score=min_score, scale=scale)
         reranker = await self._aget()
-        ranking = await reranker.arank(query, [each.text for each in read], **changes)
+        ranking = await reranker.arank(query, [each.text for each in read], **_policy(changes))
         return self._to_documents(documents, read, ranking)
 
     def _read(self, documents: Sequence[str | Document | Mapping[str, Any]]) -> list[RenderedDocument]:
         """Return what is scored of each document."""
+        if isinstance(documents, str | bytes | Document | Mapping):
+            msg = f"documents must be a list, but got {shorten(documents)}; put a single document into a list"
+            raise InvalidTypeError(msg)
         parts = (_split(document, i) for i, document in enumerate(documents))
         if self._template is None:
             return [RenderedDocument(content, 0) for content, _ in parts]
@@ -274,7 +261,7 @@ class CrossEncoderRerank(
         described["metadata"] = {
             **described["metadata"],
             "rerank_model": self._lazy.model,
-            "rerank_top_k": changes.get("top_n", self._lazy.settings.top_k),
+            "rerank_top_k": _policy(changes).get("top_k", self._lazy.settings.top_k),
         }
         return described
 
@@ -392,6 +379,11 @@ def _unmarked(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in metadata.items() if not (ours and k in NOT_RERANKED)}
 
 
+def _policy(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return overrides for one call as `Reranker.rank` takes them."""
+    return {"top_k" if name == "top_n" else name: value for name, value in changes.items()}
+
+
 def _put(metadata: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
     """Return metadata with `value` at `key`; what was there before moves to `previous_<key>`."""
     previous = {f"previous_{key}": metadata[key]} if key in metadata else {}
@@ -425,12 +417,17 @@ def _unpack(state: dict[str, Any]) -> tuple[list[Document], str]:
 
 def _split(document: str | Document | Mapping[str, Any], position: int) -> tuple[str, Mapping[str, Any]]:
     """Return a document's content and its metadata."""
+    content: Any = document
+    metadata: Mapping[str, Any] = {}
     if isinstance(document, Document):
-        return document.page_content, document.metadata
-    if isinstance(document, Mapping):
-        for key in ("text", "page_content"):
-            if key in document:
-                return str(document[key]), {k: v for k, v in document.items() if k != key}
-        msg = f"documents[{position}] must have a text or page_content, but got {shorten(document)}"
-        raise InvalidInputError(msg)
-    return document, {}
+        content, metadata = document.page_content, document.metadata
+    elif isinstance(document, Mapping):
+        key = next((key for key in ("text", "page_content") if key in document), None)
+        if key is None:
+            msg = f"documents[{position}] must have a text or page_content, but got {shorten(document)}"
+            raise InvalidInputError(msg)
+        content, metadata = document[key], {k: v for k, v in document.items() if k != key}
+    if not isinstance(content, str):
+        msg = f"documents[{position}] must hold a str, but got {type(content).__name__}: {shorten(document)}"
+        raise InvalidTypeError(msg)
+    return content, metadata

@@ -59,6 +59,12 @@ async def test_rerank_takes_strings_documents_and_mappings(rerank: CrossEncoderR
     assert set(rows[0]) == {"index", "relevance_score"}
     with pytest.raises(InvalidInputError, match=r"documents\[0\] must have a text"):
         rerank.rerank([{"title": "no text"}], QUERY)
+    for single in ("text", documents()[0], {"text": "x"}):
+        with pytest.raises(InvalidTypeError, match="put a single document into a list"):
+            rerank.rerank(single, QUERY)  # type: ignore[arg-type]
+    for wrong in (None, b"bytes", {"text": None}):
+        with pytest.raises(InvalidTypeError, match=r"documents\[1\] must hold a str"):
+            await rerank.arerank(["text", wrong], QUERY)  # type: ignore[list-item]
 
 
 def test_thresholds_and_spellings(bundled: CrossEncoderScorer) -> None:
