@@ -10,15 +10,9 @@ from weakref import WeakValueDictionary
 
 from pydantic import PrivateAttr
 
-from rerank_plugins._adapters import (
-    NOT_RERANKED,
-    PASSAGE_KEY,
-    RerankFields,
-    content_passage,
-    missing_extra,
-)
-from rerank_plugins.errors import InvalidInputError, InvalidTypeError
-from rerank_plugins.inputs import check_pairs, shorten
+from rerank_plugins._adapters import RerankFields, missing_extra
+from rerank_plugins.errors import InvalidInputError
+from rerank_plugins.inputs import check_pairs
 from rerank_plugins.lazy import LazyReranker
 from rerank_plugins.preview import PreviewedPair
 from rerank_plugins.ranking import Ranking
@@ -33,6 +27,8 @@ try:
     from langchain_core.documents import BaseDocumentCompressor, Document
     from langchain_core.runnables import RunnableConfig, RunnableSerializable
     from langchain_core.runnables.config import ensure_config
+
+    from rerank_plugins._langchain import AnyDocument, copy_ranked, read_documents, to_rows, unpack
 except ImportError as error:
     raise missing_extra("langchain", error) from error
 
@@ -127,7 +123,7 @@ class CrossEncoderRerank(
 
     def rerank(
         self,
-        documents: Sequence[str | Document | Mapping[str, Any]],
+        documents: Sequence[AnyDocument],
         query: str,
         *,
         top_n: int | Unset | None = UNSET,
@@ -147,28 +143,26 @@ class CrossEncoderRerank(
         Raises:
             InvalidInputError: If a document holds no text.
         """
-        texts = [read.text for read in self._read(documents)]
-        return _to_rows(self._get().rank(query, texts, **given(top_k=top_n)))
+        texts = [each.text for each in read_documents(documents, self._template)]
+        return to_rows(self._get().rank(query, texts, **given(top_k=top_n)))
 
     async def arerank(
         self,
-        documents: Sequence[str | Document | Mapping[str, Any]],
+        documents: Sequence[AnyDocument],
         query: str,
         *,
         top_n: int | Unset | None = UNSET,
     ) -> list[dict[str, Any]]:
         """Rank like `rerank`, without blocking the event loop."""
-        texts = [read.text for read in self._read(documents)]
-        return _to_rows(await (await self._aget()).arank(query, texts, **given(top_k=top_n)))
+        texts = [each.text for each in read_documents(documents, self._template)]
+        return to_rows(await (await self._aget()).arank(query, texts, **given(top_k=top_n)))
 
-    def preview(
-        self, documents: Sequence[str | Document | Mapping[str, Any]], query: str
-    ) -> list[PreviewedPair]:
+    def preview(self, documents: Sequence[AnyDocument], query: str) -> list[PreviewedPair]:
         """Return what the model would read of each document, and how many tokens; nothing is scored.
 
         Offsets are into the text that `document_template` makes.
         """
-        return self._get().preview(query, [read.text for read in self._read(documents)])
+        return self._get().preview(query, [each.text for each in read_documents(documents, self._template)])
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
@@ -215,45 +209,24 @@ class CrossEncoderRerank(
         return await self._acall_with_config(self._arank, input, config, run_type="chain", **kwargs)
 
     def _rank(self, state: dict[str, Any], **changes: Any) -> list[Document]:
-        documents, query = _unpack(state)
-        read = self._read(documents)
+        documents, query = unpack(state)
+        read = read_documents(documents, self._template)
         ranking = self._get().rank(query, [each.text for each in read], **_policy(changes))
-        return self._to_documents(documents, read, ranking)
+        return self._copy(documents, read, ranking)
 
     async def _arank(self, state: dict[str, Any], **changes: Any) -> list[Document]:
-        documents, query = _unpack(state)
-        read = self._read(documents)
+        documents, query = unpack(state)
+        read = read_documents(documents, self._template)
         reranker = await self._aget()
         ranking = await reranker.arank(query, [each.text for each in read], **_policy(changes))
-        return self._to_documents(documents, read, ranking)
+        return self._copy(documents, read, ranking)
 
-    def _read(self, documents: Sequence[str | Document | Mapping[str, Any]]) -> list[RenderedDocument]:
-        """Return what is scored of each document."""
-        if isinstance(documents, str | bytes | Document | Mapping):
-            msg = f"documents must be a list, but got {shorten(documents)}; put a single document into a list"
-            raise InvalidTypeError(msg)
-        parts = (_split(document, i) for i, document in enumerate(documents))
-        if self._template is None:
-            return [RenderedDocument(content, 0) for content, _ in parts]
-        return [self._template.render(content, metadata) for content, metadata in parts]
-
-    def _to_documents(
+    def _copy(
         self, documents: Sequence[Document], read: Sequence[RenderedDocument], ranking: Ranking
     ) -> list[Document]:
-        copies = []
-        for ranked in ranking:
-            document = documents[ranked.index]
-            content = document.page_content
-            metadata = _unmarked(document.metadata) | _marks(ranking)
-            if ranking.reranked:
-                metadata = _put(metadata, self.score_key, ranked.score)
-            passage = content_passage(ranked.passage, read[ranked.index].content_start, len(content))
-            if passage is not None:
-                metadata = _put(metadata, PASSAGE_KEY, list(passage))
-                if self.return_passages:
-                    content = content[slice(*passage)]
-            copies.append(document.model_copy(update={"page_content": content, "metadata": metadata}))
-        return copies
+        return copy_ranked(
+            documents, read, ranking, score_key=self.score_key, return_passages=self.return_passages
+        )
 
     def _describe(self, config: RunnableConfig | None, changes: Mapping[str, Any]) -> RunnableConfig:
         """Return the config with what a trace should say of this run."""
@@ -368,66 +341,11 @@ def _kept(settings: ScorerSettings) -> _Kept:
 _POLICY = ("scale", "long_documents", "passage_overlap", "max_passages", "best_passages")
 
 
-def _marks(ranking: Ranking) -> dict[str, Any]:
-    """Return what says that scoring failed, if it did."""
-    return {} if ranking.reranked else dict(zip(NOT_RERANKED, (False, ranking.reason), strict=True))
-
-
-def _unmarked(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return metadata without the marks of an earlier call that failed."""
-    ours = metadata.keys() >= set(NOT_RERANKED)
-    return {k: v for k, v in metadata.items() if not (ours and k in NOT_RERANKED)}
-
-
 def _policy(changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return overrides for one call as `Reranker.rank` takes them."""
     return {"top_k" if name == "top_n" else name: value for name, value in changes.items()}
 
 
-def _put(metadata: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """Return metadata with `value` at `key`; what was there before moves to `previous_<key>`."""
-    previous = {f"previous_{key}": metadata[key]} if key in metadata else {}
-    return {**metadata, **previous, key: value}
-
-
-def _to_rows(ranking: Ranking) -> list[dict[str, Any]]:
-    marks = _marks(ranking)
-    return [{"index": ranked.index, "relevance_score": ranked.score, **marks} for ranked in ranking]
-
-
 def _config(callbacks: Callbacks | None) -> RunnableConfig | None:
     # Without callbacks, no config: then the run that is going on becomes the parent in the trace.
     return None if callbacks is None else {"callbacks": callbacks}
-
-
-def _unpack(state: dict[str, Any]) -> tuple[list[Document], str]:
-    if not isinstance(state, Mapping) or not {"documents", "query"} <= state.keys():
-        msg = f'input must be {{"documents": [...], "query": "..."}}, but got {shorten(state)}'
-        raise InvalidInputError(msg)
-    documents = list(state["documents"])
-    for i, document in enumerate(documents):
-        if not isinstance(document, Document):
-            msg = (
-                f"documents[{i}] must be a Document, but got {type(document).__name__}: "
-                f"{shorten(document)}; rerank() takes plain strings"
-            )
-            raise InvalidTypeError(msg)
-    return documents, state["query"]
-
-
-def _split(document: str | Document | Mapping[str, Any], position: int) -> tuple[str, Mapping[str, Any]]:
-    """Return a document's content and its metadata."""
-    content: Any = document
-    metadata: Mapping[str, Any] = {}
-    if isinstance(document, Document):
-        content, metadata = document.page_content, document.metadata
-    elif isinstance(document, Mapping):
-        key = next((key for key in ("text", "page_content") if key in document), None)
-        if key is None:
-            msg = f"documents[{position}] must have a text or page_content, but got {shorten(document)}"
-            raise InvalidInputError(msg)
-        content, metadata = document[key], {k: v for k, v in document.items() if k != key}
-    if not isinstance(content, str):
-        msg = f"documents[{position}] must hold a str, but got {type(content).__name__}: {shorten(document)}"
-        raise InvalidTypeError(msg)
-    return content, metadata

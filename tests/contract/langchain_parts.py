@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.tracers.base import BaseTracer
@@ -26,6 +27,19 @@ def documents() -> list[Document]:
         Special(page_content="Goethe wrote Faust.", id="b", metadata={"relevance_score": 0.2}, page=7),
         Document("", id="c"),
     ]
+
+
+def ids(found: Sequence[Document]) -> list[str | None]:
+    return [document.id for document in found]
+
+
+def agree(found: Sequence[Document], expected: Sequence[Document]) -> None:
+    """Check that results are equal, but for rounding: what shares a batch shifts the last digits."""
+    assert len(found) == len(expected)
+    for new, old in zip(found, expected, strict=True):
+        key = "relevance_score"
+        assert new.metadata[key] == pytest.approx(old.metadata[key], abs=1e-5)
+        assert new.model_copy(update={"metadata": {**new.metadata, key: old.metadata[key]}}) == old
 
 
 class Fixed(BaseRetriever):
