@@ -1,43 +1,65 @@
-"""LangChain: `CrossEncoderRerank`, a document compressor that is also a Runnable.
+"""LangChain: `CrossEncoderRerank`, a document compressor that is also a Runnable, and `CrossEncoder`.
 
 One class serves `ContextualCompressionRetriever`, `DocumentCompressorPipeline`, LCEL chains and
 LangGraph nodes, sync and async, and shows up in traces. It needs langchain-core only.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
+from weakref import WeakValueDictionary
+
+from pydantic import PrivateAttr
 
 from rerank_plugins._adapters import RerankFields, missing_extra
 from rerank_plugins.errors import InvalidInputError
-from rerank_plugins.inputs import shorten
+from rerank_plugins.inputs import check_pairs
+from rerank_plugins.lazy import LazyReranker
+from rerank_plugins.preview import PreviewedPair
 from rerank_plugins.ranking import Ranking
-from rerank_plugins.reranker import UNSET, Unset, given
+from rerank_plugins.reranker import UNSET, Reranker, Unset, given
+from rerank_plugins.scoring.protocol import Scorer
+from rerank_plugins.settings import Scale, ScorerSettings
+from rerank_plugins.template import RenderedDocument
 
 try:
     from langchain_core.callbacks import Callbacks
+    from langchain_core.cross_encoders import BaseCrossEncoder
     from langchain_core.documents import BaseDocumentCompressor, Document
     from langchain_core.runnables import RunnableConfig, RunnableSerializable
+    from langchain_core.runnables.config import ensure_config
+
+    from rerank_plugins._langchain import AnyDocument, copy_ranked, read_documents, to_rows, unpack
 except ImportError as error:
     raise missing_extra("langchain", error) from error
 
-__all__ = ["CrossEncoderRerank"]
+__all__ = ["CrossEncoder", "CrossEncoderRerank"]
 
 
 class CrossEncoderRerank(
     RerankFields, BaseDocumentCompressor, RunnableSerializable[dict[str, Any], list[Document]]
 ):
-    """Rerank documents with a cross-encoder.
+    r"""Rerank documents with a cross-encoder.
 
     None means "not given" for every setting: then `RERANK_*` variables and the defaults of
     `ScorerSettings` and `RerankSettings` apply, which document them. The model loads on first use.
-    Scored is `page_content`. The results are copies that keep id, type and metadata, best first, the score
-    in `metadata[score_key]`; a value that was there before moves to `previous_<score_key>`.
+    Scored is `page_content`, or what `document_template` makes of it and the metadata. The results are
+    copies that keep id, type and metadata, best first, the score in `metadata[score_key]`. A value that was
+    there before moves to `previous_<score_key>`. If scoring failed and `on_error="keep_order"`, they have no
+    new score but `metadata["reranked"]` False and the reason in `metadata["rerank_reason"]`.
+
+    A run in a trace carries `rerank_model` and `rerank_top_k` in its metadata, and the scores in its output.
 
     Attributes:
         model: Hub id, local folder or `"bundled"`.
         top_n: How many documents to return at most; None: all. `top_k` is another spelling.
         min_score: Lowest score to keep, inclusive, on `scale`.
         scale: `"probability"` or `"logit"`.
+        document_template: What of a document is scored, for example `"{title}\n{content}"`; other names
+            than `content` are metadata keys.
+        long_documents: `"truncate"` or `"max_passage"`; with the latter the character offsets of the best
+            window in `page_content` are in `metadata["rerank_passage"]`.
+        return_passages: Whether `page_content` of the results is just that window. Needs
+            `long_documents="max_passage"`.
         score_key: Metadata key of the score.
         scorer: A scorer that is ready, instead of a model. Not serialised.
         reranker: A `Reranker` that is ready, instead of a model. Not serialised.
@@ -57,7 +79,37 @@ class CrossEncoderRerank(
     # The framework's base class has a config of its own, which would win.
     model_config = RerankFields.model_config
 
+    return_passages: bool = False
     score_key: str = "relevance_score"
+
+    _kept: "_Kept | None" = PrivateAttr(None)
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Check the settings; the model loads on first use."""
+        super().model_post_init(context)
+        if self.return_passages and self._lazy.settings.long_documents != "max_passage":
+            msg = (
+                'return_passages needs long_documents="max_passage", but got '
+                f"{self._lazy.settings.long_documents!r}; set it, or leave return_passages out"
+            )
+            raise InvalidInputError(msg)
+        if self.scorer is None and self.reranker is None:
+            self._kept = _kept(self._lazy.scorer_settings)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in type(self).model_fields:
+            checked = self.model_copy(update={name: value})
+            self._lazy, self._template, self._kept = checked._lazy, checked._template, checked._kept
+        super().__setattr__(name, value)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy; `update` is checked, and takes effect.
+
+        Raises:
+            InvalidInputError: If a setting is invalid.
+        """
+        copied = super().model_copy(deep=deep)
+        return type(self)(**{**dict(copied), **update}) if update else copied
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
@@ -71,7 +123,7 @@ class CrossEncoderRerank(
 
     def rerank(
         self,
-        documents: Sequence[str | Document | Mapping[str, Any]],
+        documents: Sequence[AnyDocument],
         query: str,
         *,
         top_n: int | Unset | None = UNSET,
@@ -79,19 +131,38 @@ class CrossEncoderRerank(
         """Rank documents and return positions and scores, as partner packages do.
 
         Args:
-            documents: Strings, documents, or mappings with a `text` or `page_content`.
+            documents: Strings, documents, or mappings with a `text` or `page_content`, whose other keys are
+                metadata for `document_template`.
             query: The query.
             top_n: Overrides the setting for this call; None means all.
 
         Returns:
-            Best first, `{"index": position, "relevance_score": score}`.
+            Best first, `{"index": position, "relevance_score": score}`; with `on_error="keep_order"` and a
+            failure, scores are None and each has the marks `reranked` and `rerank_reason`.
 
         Raises:
             InvalidInputError: If a document holds no text.
         """
-        texts = [_text_of(document, i) for i, document in enumerate(documents)]
-        ranking = self._lazy.get().rank(query, texts, **given(top_k=top_n))
-        return [{"index": ranked.index, "relevance_score": ranked.score} for ranked in ranking]
+        texts = [each.text for each in read_documents(documents, self._template)]
+        return to_rows(self._get().rank(query, texts, **given(top_k=top_n)))
+
+    async def arerank(
+        self,
+        documents: Sequence[AnyDocument],
+        query: str,
+        *,
+        top_n: int | Unset | None = UNSET,
+    ) -> list[dict[str, Any]]:
+        """Rank like `rerank`, without blocking the event loop."""
+        texts = [each.text for each in read_documents(documents, self._template)]
+        return to_rows(await (await self._aget()).arank(query, texts, **given(top_k=top_n)))
+
+    def preview(self, documents: Sequence[AnyDocument], query: str) -> list[PreviewedPair]:
+        """Return what the model would read of each document, and how many tokens; nothing is scored.
+
+        Offsets are into the text that `document_template` makes.
+        """
+        return self._get().preview(query, [each.text for each in read_documents(documents, self._template)])
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
@@ -113,9 +184,18 @@ class CrossEncoderRerank(
     ) -> list[Document]:
         """Rerank `{"documents": [...], "query": "..."}`.
 
+        Args:
+            input: The documents and the query; other keys are ignored.
+            config: As for every Runnable.
+            **kwargs: `top_n`, `min_score` or `scale` override the settings for this call, also by `bind`.
+
+        Returns:
+            Reranked copies of the documents, best first.
+
         Raises:
-            InvalidInputError: If one of the two is missing.
+            InvalidInputError: If one of the two is missing, or a document is no `Document`.
         """
+        config = self._describe(config, kwargs)
         return self._call_with_config(self._rank, input, config, run_type="chain", **kwargs)
 
     async def ainvoke(
@@ -125,53 +205,147 @@ class CrossEncoderRerank(
         **kwargs: Any,
     ) -> list[Document]:
         """Rerank like `invoke`, without blocking the event loop."""
+        config = self._describe(config, kwargs)
         return await self._acall_with_config(self._arank, input, config, run_type="chain", **kwargs)
 
-    def _rank(self, state: dict[str, Any]) -> list[Document]:
-        documents, query = _unpack(state)
-        ranking = self._lazy.get().rank(query, [document.page_content for document in documents])
-        return self._to_documents(documents, ranking)
+    def _rank(self, state: dict[str, Any], **changes: Any) -> list[Document]:
+        documents, query = unpack(state)
+        read = read_documents(documents, self._template)
+        ranking = self._get().rank(query, [each.text for each in read], **_policy(changes))
+        return self._copy(documents, read, ranking)
 
-    async def _arank(self, state: dict[str, Any]) -> list[Document]:
-        documents, query = _unpack(state)
-        reranker = await self._lazy.aget()
-        ranking = await reranker.arank(query, [document.page_content for document in documents])
-        return self._to_documents(documents, ranking)
+    async def _arank(self, state: dict[str, Any], **changes: Any) -> list[Document]:
+        documents, query = unpack(state)
+        read = read_documents(documents, self._template)
+        reranker = await self._aget()
+        ranking = await reranker.arank(query, [each.text for each in read], **_policy(changes))
+        return self._copy(documents, read, ranking)
 
-    def _to_documents(self, documents: Sequence[Document], ranking: Ranking) -> list[Document]:
-        copies = []
-        for ranked in ranking:
-            document = documents[ranked.index]
-            metadata = dict(document.metadata)
-            if not ranking.reranked:
-                metadata |= {"reranked": False, "rerank_reason": ranking.reason}
-            else:
-                if self.score_key in metadata:
-                    metadata[f"previous_{self.score_key}"] = metadata[self.score_key]
-                metadata[self.score_key] = ranked.score
-            copies.append(document.model_copy(update={"metadata": metadata}))
-        return copies
+    def _copy(
+        self, documents: Sequence[Document], read: Sequence[RenderedDocument], ranking: Ranking
+    ) -> list[Document]:
+        return copy_ranked(
+            documents, read, ranking, score_key=self.score_key, return_passages=self.return_passages
+        )
+
+    def _describe(self, config: RunnableConfig | None, changes: Mapping[str, Any]) -> RunnableConfig:
+        """Return the config with what a trace should say of this run."""
+        described = ensure_config(config)
+        described["metadata"] = {
+            **described["metadata"],
+            "rerank_model": self._lazy.model,
+            "rerank_top_k": _policy(changes).get("top_k", self._lazy.settings.top_k),
+        }
+        return described
+
+    def _get(self) -> Reranker:
+        return self._keep(self._lazy.get())
+
+    async def _aget(self) -> Reranker:
+        return self._keep(await self._lazy.aget())
+
+    def _keep(self, reranker: Reranker) -> Reranker:
+        if self._kept is not None:
+            self._kept.scorer = reranker.scorer
+        return reranker
+
+
+class CrossEncoder(BaseCrossEncoder):
+    """Our engine for code that takes LangChain's `BaseCrossEncoder`, such as its `CrossEncoderReranker`.
+
+    Its scores are final: `RERANK_TOP_K`, `RERANK_MIN_SCORE` and `RERANK_ON_ERROR` do not apply. None means
+    "not given" for every setting. The model loads on first use. Pickling carries the settings.
+
+    Args:
+        model: Hub id, local folder or `"bundled"`; see `ScorerSettings.model`.
+        scale: `"probability"` (the default, 0 to 1) or `"logit"`, the model's own output, which
+            `HuggingFaceCrossEncoder` returns for the MS MARCO models. The order is the same.
+        scorer: A scorer that is ready, instead of a model.
+        **options: Fields of `ScorerSettings` (`device`, `dtype`, `engine`, `max_length`, ...), and
+            `long_documents`, `passage_overlap`, `max_passages`, `best_passages` of `RerankSettings`.
+
+    Raises:
+        InvalidInputError: If a setting is invalid, or model and scorer are given.
+
+    Example:
+        >>> from rerank_plugins.langchain import CrossEncoder
+        >>> scores = CrossEncoder("bundled").score([("who wrote Faust?", "Goethe wrote Faust.")])
+        >>> 0.5 < scores[0] < 1
+        True
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        scale: Scale | None = None,
+        scorer: Scorer | None = None,
+        **options: Any,
+    ) -> None:
+        options = {k: v for k, v in (options | {"model": model, "scale": scale}).items() if v is not None}
+        policy = {name: options.pop(name) for name in _POLICY if name in options}
+        self._lazy = LazyReranker(
+            scorer=scorer,
+            scorer_options=options,
+            rerank_options=policy | {"top_k": None, "min_score": None, "on_error": "raise"},
+        )
+
+    def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+        """Score n (query, document) pairs.
+
+        Returns:
+            n Python floats on `scale`, in input order.
+
+        Raises:
+            InvalidTypeError: If a pair is not two strings.
+            ScoringError: If the engine fails.
+        """
+        # By query, since that is what a reranker takes: long documents and any scorer work as they do there.
+        places: dict[str, list[int]] = {}
+        pairs = list(check_pairs(text_pairs))
+        for place, (query, _) in enumerate(pairs):
+            places.setdefault(query, []).append(place)
+        scores = [0.0] * len(pairs)
+        for query, of_query in places.items():
+            for ranked in self._lazy.get().rank(query, [pairs[place][1] for place in of_query]):
+                scores[of_query[ranked.index]] = float(ranked.score)  # type: ignore[arg-type]
+        return scores
+
+    def __repr__(self) -> str:
+        return f"CrossEncoder({self._lazy.model!r}, scale={self._lazy.settings.scale!r})"
+
+
+class _Kept:
+    """What objects with equal settings share: the scorer that one of them loaded.
+
+    LangChain makes a new object for each call that is configured at run time (`configurable_fields`).
+    Without this, such a call would load the model and free it again.
+    """
+
+    def __init__(self, settings: ScorerSettings) -> None:
+        self.settings = settings
+        self.scorer: Scorer | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _kept, (self.settings,)
+
+
+_all_kept: "WeakValueDictionary[ScorerSettings, _Kept]" = WeakValueDictionary()
+
+
+def _kept(settings: ScorerSettings) -> _Kept:
+    return _all_kept.setdefault(settings, _Kept(settings))
+
+
+# The settings of a reranker that a `BaseCrossEncoder` has use for.
+_POLICY = ("scale", "long_documents", "passage_overlap", "max_passages", "best_passages")
+
+
+def _policy(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return overrides for one call as `Reranker.rank` takes them."""
+    return {"top_k" if name == "top_n" else name: value for name, value in changes.items()}
 
 
 def _config(callbacks: Callbacks | None) -> RunnableConfig | None:
     # Without callbacks, no config: then the run that is going on becomes the parent in the trace.
     return None if callbacks is None else {"callbacks": callbacks}
-
-
-def _unpack(state: dict[str, Any]) -> tuple[list[Document], str]:
-    if not isinstance(state, Mapping) or not {"documents", "query"} <= state.keys():
-        msg = f'input must be {{"documents": [...], "query": "..."}}, but got {shorten(state)}'
-        raise InvalidInputError(msg)
-    return list(state["documents"]), state["query"]
-
-
-def _text_of(document: str | Document | Mapping[str, Any], position: int) -> str:
-    if isinstance(document, Document):
-        return document.page_content
-    if isinstance(document, Mapping):
-        for key in ("text", "page_content"):
-            if key in document:
-                return str(document[key])
-        msg = f"documents[{position}] must have a text or page_content, but got {shorten(document)}"
-        raise InvalidInputError(msg)
-    return document

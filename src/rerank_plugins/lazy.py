@@ -62,8 +62,10 @@ class LazyReranker:
 
     @property
     def model(self) -> str:
-        """The model's name, as far as it is known."""
+        """The model's name; of a ready scorer that does not say, its type."""
         info = getattr(self._ready.scorer, "info", None) if self._ready else None
+        if info is None and self._ready is not None:
+            return type(self._ready.scorer).__name__
         return self.scorer_settings.model if info is None else str(info.model)
 
     def get(self) -> Reranker:

@@ -1,52 +1,19 @@
-"""LangChain's real classes around `CrossEncoderRerank`."""
+"""`CrossEncoderRerank` by itself: documents, settings, serialisation, failure."""
 
 import copy
 import json
 import pickle
-from collections.abc import Sequence
+import subprocess
+import sys
 from typing import Any
 
-import numpy as np
 import pytest
-from langchain_classic.retrievers import ContextualCompressionRetriever
-from langchain_classic.retrievers.document_compressors import DocumentCompressorPipeline
 from langchain_core.documents import Document
 from langchain_core.load import dumps, loads
-from langchain_core.retrievers import BaseRetriever
-from langchain_core.runnables import RunnableParallel, RunnablePassthrough
-from langchain_core.tracers.base import BaseTracer
-from langchain_core.tracers.schemas import Run
 
-from rerank_plugins import CrossEncoderScorer, InvalidInputError, Reranker, ScoringError
+from rerank_plugins import CrossEncoderScorer, InvalidInputError, InvalidTypeError, Reranker, ScoringError
 from rerank_plugins.langchain import CrossEncoderRerank
-
-QUERY = "who wrote Faust?"
-
-
-class Special(Document):
-    """A user's own document type."""
-
-    page: int = 0
-
-
-def documents() -> list[Document]:
-    return [
-        Document("A fist is a hand.", id="a", metadata={"source": "x"}),
-        Special(page_content="Goethe wrote Faust.", id="b", metadata={"relevance_score": 0.2}, page=7),
-        Document("", id="c"),
-    ]
-
-
-class Fixed(BaseRetriever):
-    found: list[Document]
-
-    def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
-        return self.found
-
-
-class Broken:
-    def score(self, query: str, documents: Sequence[str]) -> np.ndarray:
-        raise ScoringError("the device fell off")
+from tests.contract.langchain_parts import QUERY, Broken, Special, agree, documents
 
 
 @pytest.fixture
@@ -66,58 +33,6 @@ def test_ids_types_and_metadata_survive_on_copies(rerank: CrossEncoderRerank) ->
     json.dumps([document.metadata for document in (best, second)])
 
 
-def test_the_retriever_chain_sync_and_async(rerank: CrossEncoderRerank) -> None:
-    pipeline = DocumentCompressorPipeline(transformers=[rerank])
-    for compressor in (rerank, pipeline):
-        retriever = ContextualCompressionRetriever(
-            base_compressor=compressor, base_retriever=Fixed(found=documents())
-        )
-        found = retriever.invoke(QUERY)
-        assert [document.id for document in found][0] == "b"
-        assert len(found) == 2
-
-
-async def test_async_retriever_chain_equals_sync(rerank: CrossEncoderRerank) -> None:
-    retriever = ContextualCompressionRetriever(
-        base_compressor=rerank, base_retriever=Fixed(found=documents())
-    )
-    assert await retriever.ainvoke(QUERY) == retriever.invoke(QUERY)
-
-
-async def test_lcel_batch_and_stream(rerank: CrossEncoderRerank) -> None:
-    chain = RunnableParallel(documents=Fixed(found=documents()), query=RunnablePassthrough()) | rerank
-    once = chain.invoke(QUERY)
-    assert once[0].id == "b"
-    assert await chain.ainvoke(QUERY) == once
-    assert chain.batch([QUERY, QUERY]) == [once, once]
-    assert await chain.abatch([QUERY]) == [once]
-    assert list(chain.stream(QUERY)) == [once]
-
-
-class Recorder(BaseTracer):
-    def __init__(self) -> None:
-        super().__init__()
-        self.roots: list[Run] = []
-
-    def _persist_run(self, run: Run) -> None:
-        self.roots.append(run)
-
-
-async def test_it_is_a_run_in_the_trace(rerank: CrossEncoderRerank) -> None:
-    retriever = ContextualCompressionRetriever(
-        base_compressor=rerank, base_retriever=Fixed(found=documents())
-    )
-    for call in ("sync", "async"):
-        recorder = Recorder()
-        config = {"callbacks": [recorder]}
-        _ = retriever.invoke(QUERY, config) if call == "sync" else await retriever.ainvoke(QUERY, config)
-        (root,) = recorder.roots
-        assert "CrossEncoderRerank" in [child.name for child in root.child_runs]
-    recorder = Recorder()
-    rerank.compress_documents(documents(), QUERY, callbacks=[recorder])
-    assert [run.name for run in recorder.roots] == ["CrossEncoderRerank"]
-
-
 def test_dumps_loads_and_pickle_keep_every_setting() -> None:
     rerank = CrossEncoderRerank(
         model="bundled", top_n=0, min_score=0.0, scale="logit", device="cpu", score_key="s", max_length=99
@@ -134,15 +49,22 @@ def test_a_ready_scorer_is_left_out_of_dumps(rerank: CrossEncoderRerank) -> None
     assert "scorer" not in json.loads(dumps(rerank))["kwargs"]
 
 
-def test_rerank_takes_strings_documents_and_mappings(rerank: CrossEncoderRerank) -> None:
+async def test_rerank_takes_strings_documents_and_mappings(rerank: CrossEncoderRerank) -> None:
     mixed = ["A fist is a hand.", documents()[1], {"text": "x"}, {"page_content": "y"}]
     rows = rerank.rerank(mixed, QUERY)
     assert rows[0]["index"] == 1
     assert len(rows) == 2
+    assert [row["index"] for row in await rerank.arerank(mixed, QUERY)] == [row["index"] for row in rows]
     assert len(rerank.rerank(mixed, QUERY, top_n=None)) == 4
     assert set(rows[0]) == {"index", "relevance_score"}
     with pytest.raises(InvalidInputError, match=r"documents\[0\] must have a text"):
         rerank.rerank([{"title": "no text"}], QUERY)
+    for single in ("text", documents()[0], {"text": "x"}):
+        with pytest.raises(InvalidTypeError, match="put a single document into a list"):
+            rerank.rerank(single, QUERY)  # type: ignore[arg-type]
+    for wrong in (None, b"bytes", {"text": None}):
+        with pytest.raises(InvalidTypeError, match=r"documents\[1\] must hold a str"):
+            await rerank.arerank(["text", wrong], QUERY)  # type: ignore[list-item]
 
 
 def test_thresholds_and_spellings(bundled: CrossEncoderScorer) -> None:
@@ -163,6 +85,25 @@ def test_a_ready_reranker_is_used_and_can_be_overridden(bundled: CrossEncoderSco
     assert len(CrossEncoderRerank(reranker=reranker).compress_documents(documents(), QUERY)) == 2
     assert len(CrossEncoderRerank(reranker=reranker, top_n=1).compress_documents(documents(), QUERY)) == 1
     assert reranker.settings.top_k == 2
+
+
+def test_settings_that_are_assigned_or_copied_take_effect(rerank: CrossEncoderRerank) -> None:
+    before = rerank.compress_documents(documents(), QUERY)
+    for changed in (
+        rerank.model_copy(update={"top_n": 1}),
+        rerank.model_copy(deep=True),
+        rerank.model_copy(),
+    ):
+        changed.top_n = 1
+        assert len(changed.compress_documents(documents(), QUERY)) == 1
+        changed.document_template = "Goethe wrote Faust.\n{content}"
+        assert changed.compress_documents(documents(), QUERY)[0].metadata["relevance_score"] > 0.5
+        changed.document_template = None
+        agree(changed.compress_documents(documents(), QUERY), before[:1])
+        with pytest.raises(InvalidInputError, match="but got -1"):
+            changed.top_n = -1
+        assert changed.top_n == 1
+    agree(rerank.compress_documents(documents(), QUERY), before)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +133,14 @@ def test_input_of_another_shape_is_named(rerank: CrossEncoderRerank, state: Any)
         rerank.invoke(state)
 
 
+async def test_a_document_that_is_none_is_named(rerank: CrossEncoderRerank) -> None:
+    state = {"documents": [*documents(), "text"], "query": QUERY}
+    with pytest.raises(InvalidTypeError, match=r"documents\[3\] must be a Document, but got str: 'text'"):
+        rerank.invoke(state)
+    with pytest.raises(InvalidTypeError, match="query"):
+        await rerank.ainvoke({"documents": documents(), "query": None})
+
+
 async def test_failure_is_visible_or_raised() -> None:
     with pytest.raises(ScoringError):
         CrossEncoderRerank(scorer=Broken()).compress_documents(documents(), QUERY)
@@ -200,6 +149,22 @@ async def test_failure_is_visible_or_raised() -> None:
     )
     assert [document.id for document in kept] == ["a", "b", "c"]
     assert kept[0].metadata == {"source": "x", "reranked": False, "rerank_reason": "the device fell off"}
+    assert kept[1].metadata["relevance_score"] == 0.2  # the caller's, not ours
+
+
+async def test_a_failure_is_visible_in_rows_too() -> None:
+    rerank = CrossEncoderRerank(scorer=Broken(), on_error="keep_order")
+    row = {"index": 0, "relevance_score": None, "reranked": False, "rerank_reason": "the device fell off"}
+    assert rerank.rerank(documents(), QUERY)[0] == row
+    assert (await rerank.arerank(documents(), QUERY))[0] == row
+
+
+def test_the_marks_of_a_failure_go_when_it_works_again(rerank: CrossEncoderRerank) -> None:
+    broken = CrossEncoderRerank(scorer=Broken(), on_error="keep_order")
+    failed = broken.compress_documents(documents(), QUERY)
+    agree(rerank.compress_documents(failed, QUERY), rerank.compress_documents(documents(), QUERY))
+    mine = [Document("Goethe wrote Faust.", metadata={"reranked": "yes"})]
+    assert rerank.compress_documents(mine, QUERY)[0].metadata["reranked"] == "yes"
 
 
 def test_environment_fills_in_what_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,3 +172,27 @@ def test_environment_fills_in_what_is_not_given(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("RERANK_TOP_K", "1")
     assert len(CrossEncoderRerank(device="cpu").compress_documents(documents(), QUERY)) == 1
     assert len(CrossEncoderRerank(device="cpu", top_n=2).compress_documents(documents(), QUERY)) == 2
+
+
+def test_importing_it_loads_no_model_and_no_other_framework() -> None:
+    code = """
+import sys
+import langchain_core.callbacks, langchain_core.cross_encoders, langchain_core.runnables
+before = set(sys.modules)
+from rerank_plugins.langchain import CrossEncoder, CrossEncoderRerank
+CrossEncoderRerank(model="bundled", top_n=1)
+CrossEncoder("bundled")
+print(*{name.split(".")[0] for name in set(sys.modules) - before})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "rerank_plugins" in loaded
+    unwanted = {
+        "torch",
+        "transformers",
+        "sentence_transformers",
+        "llama_index",
+        "haystack",
+        "langchain_classic",
+    }
+    assert not loaded & unwanted

@@ -1,0 +1,127 @@
+"""Documents of LangChain in, reranked copies out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_core.documents import Document
+
+from rerank_plugins._adapters import NOT_RERANKED, PASSAGE_KEY, content_passage
+from rerank_plugins.errors import InvalidInputError, InvalidTypeError
+from rerank_plugins.inputs import shorten
+from rerank_plugins.ranking import Ranking
+from rerank_plugins.template import DocumentTemplate, RenderedDocument
+
+__all__ = ["AnyDocument", "copy_ranked", "read_documents", "to_rows", "unpack"]
+
+AnyDocument = str | Document | Mapping[str, Any]
+
+
+def unpack(state: Mapping[str, Any]) -> tuple[list[Document], str]:
+    """Return the documents and the query of a runnable's input.
+
+    Raises:
+        InvalidInputError: If one of the two is missing, or a document is no `Document`.
+    """
+    if not isinstance(state, Mapping) or not {"documents", "query"} <= state.keys():
+        msg = f'input must be {{"documents": [...], "query": "..."}}, but got {shorten(state)}'
+        raise InvalidInputError(msg)
+    documents = list(state["documents"])
+    for i, document in enumerate(documents):
+        if not isinstance(document, Document):
+            msg = (
+                f"documents[{i}] must be a Document, but got {type(document).__name__}: "
+                f"{shorten(document)}; rerank() takes plain strings"
+            )
+            raise InvalidTypeError(msg)
+    return documents, state["query"]
+
+
+def read_documents(
+    documents: Sequence[AnyDocument], template: DocumentTemplate | None
+) -> list[RenderedDocument]:
+    """Return what is scored of each document.
+
+    Raises:
+        InvalidInputError: If `documents` is a single document, or one holds no text.
+    """
+    if isinstance(documents, str | bytes | Document | Mapping):
+        msg = f"documents must be a list, but got {shorten(documents)}; put a single document into a list"
+        raise InvalidTypeError(msg)
+    parts = (_split(document, i) for i, document in enumerate(documents))
+    if template is None:
+        return [RenderedDocument(content, 0) for content, _ in parts]
+    return [template.render(content, metadata) for content, metadata in parts]
+
+
+def copy_ranked(
+    documents: Sequence[Document],
+    read: Sequence[RenderedDocument],
+    ranking: Ranking,
+    *,
+    score_key: str,
+    return_passages: bool,
+) -> list[Document]:
+    """Return copies of the ranked documents, best first, with what the ranking says in their metadata.
+
+    Args:
+        documents: The n documents that were ranked.
+        read: What was scored of each of the n.
+        ranking: The ranking of the n.
+        score_key: Metadata key of the score.
+        return_passages: Whether the content of a copy is just the best window.
+    """
+    copies = []
+    for ranked in ranking:
+        document = documents[ranked.index]
+        content = document.page_content
+        metadata = _unmarked(document.metadata) | _marks(ranking)
+        if ranking.reranked:
+            metadata = _put(metadata, score_key, ranked.score)
+        passage = content_passage(ranked.passage, read[ranked.index].content_start, len(content))
+        if passage is not None:
+            metadata = _put(metadata, PASSAGE_KEY, list(passage))
+            if return_passages:
+                content = content[slice(*passage)]
+        copies.append(document.model_copy(update={"page_content": content, "metadata": metadata}))
+    return copies
+
+
+def to_rows(ranking: Ranking) -> list[dict[str, Any]]:
+    """Return positions and scores, best first, as partner packages do."""
+    marks = _marks(ranking)
+    return [{"index": ranked.index, "relevance_score": ranked.score, **marks} for ranked in ranking]
+
+
+def _marks(ranking: Ranking) -> dict[str, Any]:
+    """Return what says that scoring failed, if it did."""
+    return {} if ranking.reranked else dict(zip(NOT_RERANKED, (False, ranking.reason), strict=True))
+
+
+def _unmarked(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata without the marks of an earlier call that failed."""
+    ours = metadata.keys() >= set(NOT_RERANKED)
+    return {k: v for k, v in metadata.items() if not (ours and k in NOT_RERANKED)}
+
+
+def _put(metadata: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """Return metadata with `value` at `key`; what was there before moves to `previous_<key>`."""
+    previous = {f"previous_{key}": metadata[key]} if key in metadata else {}
+    return {**metadata, **previous, key: value}
+
+
+def _split(document: AnyDocument, position: int) -> tuple[str, Mapping[str, Any]]:
+    """Return a document's content and its metadata."""
+    content: Any = document
+    metadata: Mapping[str, Any] = {}
+    if isinstance(document, Document):
+        content, metadata = document.page_content, document.metadata
+    elif isinstance(document, Mapping):
+        key = next((key for key in ("text", "page_content") if key in document), None)
+        if key is None:
+            msg = f"documents[{position}] must have a text or page_content, but got {shorten(document)}"
+            raise InvalidInputError(msg)
+        content, metadata = document[key], {k: v for k, v in document.items() if k != key}
+    if not isinstance(content, str):
+        msg = f"documents[{position}] must hold a str, but got {type(content).__name__}: {shorten(document)}"
+        raise InvalidTypeError(msg)
+    return content, metadata
