@@ -38,7 +38,7 @@ class BM25Retriever(BaseRetriever):
 ENGINE = RetrieverQueryEngine.from_args(
     BM25Retriever(),
     llm=MockLLM(max_tokens=12),  # put your language model here
-    node_postprocessors=[CrossEncoderRerank(model="bundled", top_n=3, min_score=0.001)],
+    node_postprocessors=[CrossEncoderRerank(model="bundled", top_n=3)],
     streaming=True,
 )
 

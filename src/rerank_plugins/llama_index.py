@@ -8,7 +8,8 @@ from typing import Any
 from rerank_plugins._adapters import NOT_RERANKED, PASSAGE_KEY, RerankFields, content_passage, missing_extra
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.inputs import check_query
-from rerank_plugins.ranking import PreviewedPair, RankedDocument, Ranking, RankingStats
+from rerank_plugins.preview import PreviewedPair
+from rerank_plugins.ranking import RankedDocument, Ranking, RankingStats
 
 try:
     from llama_index.core.callbacks import CBEventType, EventPayload

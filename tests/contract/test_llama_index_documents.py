@@ -90,7 +90,7 @@ async def test_max_passage_finds_what_truncation_misses(
     cut = CrossEncoderRerank(scorer=bundled, **options).postprocess_nodes(given, query_str=query)
     assert [found.node_id for found in cut][0] == ("long" if before == 0 else "short")
     assert all("rerank_passage" not in found.metadata for found in cut)
-    rerank = CrossEncoderRerank(scorer=bundled, long_documents="max_passage", max_passages=None, **options)
+    rerank = CrossEncoderRerank(scorer=bundled, long_documents="max_passage", **options)
     out = rerank.postprocess_nodes(given, query_str=query)
     assert given == copied
     assert [found.node_id for found in out] == ["long", "short"]
@@ -116,6 +116,9 @@ def test_passages_count_in_the_nodes_own_text(bundled: CrossEncoderScorer, templ
     node = TextNode(text=text, text_template=template, metadata={"window": f"{text} {text}"})
     rerank = CrossEncoderRerank(scorer=bundled, long_documents="max_passage")
     (out,) = rerank.postprocess_nodes([NodeWithScore(node=node)], query_str=QUERY)
+    if text == " ":  # stripped by LlamaIndex, so no window has any of it
+        assert "rerank_passage" not in out.metadata
+        return
     start, end = out.metadata["rerank_passage"]
     assert 0 <= start <= end <= len(text)
     assert text[start:end].strip() == text.strip()

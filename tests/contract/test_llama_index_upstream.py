@@ -182,6 +182,13 @@ def test_theirs_fails(check: Callable[[Make], None]) -> None:
         check(make_theirs)
 
 
+def test_scores_are_theirs() -> None:
+    theirs = make_theirs(top_n=3).postprocess_nodes(nodes(), query_str=QUERY)
+    ours = make_ours(top_n=3).postprocess_nodes(nodes(), query_str=QUERY)
+    assert [node.node_id for node in ours] == [node.node_id for node in theirs]
+    assert [node.score for node in ours] == pytest.approx([node.score for node in theirs], abs=1e-4)
+
+
 def message_of(code: str) -> dict[str, Any]:
     """Return what an ImportError says that `code` raises in a fresh interpreter."""
     report = "json.dumps({'args': len(e.args), 'text': str(e)})"
