@@ -65,7 +65,9 @@ def plan_windows(offsets: Offsets, size: int, *, overlap: int, most: int | None)
     while stop < len(offsets) and len(spans) != most:
         start = _cut(offsets.words, start, stop - overlap) if spans else 0
         end = start + size
-        stop = _cut(offsets.words, start + 3 * size // 4, end) if end < len(offsets) else len(offsets)
+        # Beyond the last window's end, or this one would add nothing.
+        above = max(start + 3 * size // 4, stop)
+        stop = _cut(offsets.words, above, end) if end < len(offsets) else len(offsets)
         spans.append((offsets.starts[start], offsets.ends[stop - 1]))
     return spans
 
