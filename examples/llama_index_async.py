@@ -14,8 +14,8 @@ from rerank_plugins.llama_index import CrossEncoderRerank
 NODES = [TextNode(text=p.text, id_=p.id, metadata={"title": p.title}) for p in load_passages()]
 QUESTIONS = [
     "how long does cooked rice keep in the fridge",
-    "why does my bread not rise",
-    "what causes ocean tides",
+    "can I get my deposit back if I cancel a rental contract early",
+    "who invented the telephone",
 ]
 
 

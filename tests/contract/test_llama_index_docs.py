@@ -26,7 +26,7 @@ def _forget_handlers() -> Iterator[None]:
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_a_block_prints_what_it_says(block: str, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(block, "llama-index.md", "exec"), {"__name__": "__main__"})
-    said = re.findall(r"^#> (.*)$", block, flags=re.MULTILINE)
+    said = re.findall(r"^# > (.*)$", block, flags=re.MULTILINE)
     assert capsys.readouterr().out.splitlines() == said
 
 

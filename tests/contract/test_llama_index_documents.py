@@ -1,21 +1,38 @@
 """What of a node is scored: template, preview, and long documents with their best passage."""
 
 import copy
+from collections.abc import Iterator
 
 import pytest
 from llama_index.core.schema import ImageNode, MetadataMode, NodeWithScore, TextNode
 
 from rerank_plugins import CrossEncoderScorer, InvalidInputError
+from rerank_plugins.demo.data import load_passages
 from rerank_plugins.llama_index import CrossEncoderRerank
 from tests.contract.llama_index_parts import QUERY, Spy, nodes
 
-ANSWER = "The tragedy Faust was written by Johann Wolfgang von Goethe."
+QUESTION = "how long does cooked rice keep in the fridge"
+ANSWER = "Put cooked rice into the fridge within an hour; in a closed box it is safe to eat for one day."
+# Five hundred words of sentences that say nothing of it.
+NOISE = [
+    f"{sentence}."
+    for passage in load_passages()
+    if not {"rice", "fridge"} & set(passage.text.lower().split())
+    for sentence in passage.text.removesuffix(".").split(". ")
+][:30]
 
 
-def long_text(before: int, after: int) -> str:
-    """Return the answer between sentences that say nothing of it."""
-    noise = "Bakers weigh the flour, warm the water and let the dough rest under a damp cloth. "
-    return noise * before + ANSWER + " " + noise * after
+def long_text(depth: float) -> str:
+    """Return the answer at a depth of the noise, from 0 to 1."""
+    place = round(depth * len(NOISE))
+    return " ".join([*NOISE[:place], ANSWER, *NOISE[place:]])
+
+
+@pytest.fixture(scope="module")
+def narrow() -> Iterator[CrossEncoderScorer]:
+    """Return a scorer that reads passages of the length it was trained on."""
+    with CrossEncoderScorer("bundled", device="cpu", max_length=128) as scorer:
+        yield scorer
 
 
 def test_a_template_takes_the_place_of_metadata_mode() -> None:
@@ -48,7 +65,7 @@ def test_a_bad_template_is_refused_at_once(template: str) -> None:
 
 
 def test_preview_shows_what_is_read(bundled: CrossEncoderScorer) -> None:
-    long = NodeWithScore(node=TextNode(text=long_text(60, 60), metadata={"source": "b"}))
+    long = NodeWithScore(node=TextNode(text=long_text(0.5), metadata={"source": "b"}))
     given = [*nodes(), long]
     before = copy.deepcopy(given)
     rerank = CrossEncoderRerank(scorer=bundled, metadata_mode="none")
@@ -75,50 +92,46 @@ def test_preview_shows_what_is_read(bundled: CrossEncoderScorer) -> None:
     [{}, {"metadata_mode": "none"}, {"document_template": "{title}\nread this: {content}"}],
     ids=["metadata", "text", "template"],
 )
-@pytest.mark.parametrize("before", [0, 60, 110])
+@pytest.mark.parametrize("depth", [0, 0.5, 1])
 async def test_max_passage_finds_what_truncation_misses(
-    bundled: CrossEncoderScorer, before: int, options: dict
+    narrow: CrossEncoderScorer, depth: float, options: dict
 ) -> None:
-    text = long_text(before, 120 - before)
-    node = TextNode(text=text, id_="long", metadata={"title": "On bread and books"})
+    text = long_text(depth)
+    node = TextNode(text=text, id_="long", metadata={"title": "Notes"})
     given = [
-        NodeWithScore(node=TextNode(text="Faust is a name that many people have.", id_="short"), score=0.9),
+        NodeWithScore(node=TextNode(text="Rice is a kind of grass.", id_="short"), score=0.9),
         NodeWithScore(node=node, score=0.1),
     ]
     copied = copy.deepcopy(given)
-    query = "who wrote the tragedy Faust?"
-    cut = CrossEncoderRerank(scorer=bundled, **options).postprocess_nodes(given, query_str=query)
-    assert [found.node_id for found in cut][0] == ("long" if before == 0 else "short")
+    cut = CrossEncoderRerank(scorer=narrow, **options).postprocess_nodes(given, query_str=QUESTION)
+    assert [found.node_id for found in cut][0] == ("short" if depth else "long")
     assert all("rerank_passage" not in found.metadata for found in cut)
-    rerank = CrossEncoderRerank(scorer=bundled, long_documents="max_passage", **options)
-    out = rerank.postprocess_nodes(given, query_str=query)
+    rerank = CrossEncoderRerank(scorer=narrow, long_documents="max_passage", **options)
+    out = rerank.postprocess_nodes(given, query_str=QUESTION)
     assert given == copied
     assert [found.node_id for found in out] == ["long", "short"]
     start, end = out[0].metadata["rerank_passage"]
-    assert ANSWER in text[start:end]
-    assert end - start < len(text) / 2
+    assert start <= text.index(ANSWER) + len(ANSWER) / 2 < end
+    assert end - start < len(text) / 3
     short = out[1].metadata["rerank_passage"]
     assert short == [0, len(out[1].text)]
     assert type(start) is type(end) is int
     for mode in (MetadataMode.EMBED, MetadataMode.LLM):
         assert "rerank_passage" not in out[0].node.get_content(mode)
-    assert await rerank.apostprocess_nodes(given, query_str=query) == out
-    assert rerank.postprocess_nodes(out, query_str=query) == out
+    assert await rerank.apostprocess_nodes(given, query_str=QUESTION) == out
+    assert rerank.postprocess_nodes(out, query_str=QUESTION) == out
 
 
 @pytest.mark.parametrize(
     "template",
     ["{metadata_str}\n\n{content}", "{content}\n\n{metadata_str}", "about: {content} ({metadata_str})"],
 )
-@pytest.mark.parametrize("text", ["Goethe wrote Faust.", "  Goethe wrote Faust. \n", "", " "])
+@pytest.mark.parametrize("text", ["Goethe wrote Faust.", "  Goethe wrote Faust. \n", ""])
 def test_passages_count_in_the_nodes_own_text(bundled: CrossEncoderScorer, template: str, text: str) -> None:
     # The metadata repeat the text, as sentence windows do.
     node = TextNode(text=text, text_template=template, metadata={"window": f"{text} {text}"})
     rerank = CrossEncoderRerank(scorer=bundled, long_documents="max_passage")
     (out,) = rerank.postprocess_nodes([NodeWithScore(node=node)], query_str=QUERY)
-    if text == " ":  # stripped by LlamaIndex, so no window has any of it
-        assert "rerank_passage" not in out.metadata
-        return
     start, end = out.metadata["rerank_passage"]
     assert 0 <= start <= end <= len(text)
     assert text[start:end].strip() == text.strip()
@@ -132,7 +145,7 @@ def test_an_image_without_text_has_an_empty_passage(bundled: CrossEncoderScorer)
 
 
 def test_marks_of_a_pass_end_with_it(bundled: CrossEncoderScorer) -> None:
-    given = [NodeWithScore(node=TextNode(text=long_text(1, 1)))]
+    given = [NodeWithScore(node=TextNode(text=long_text(0.5)))]
     first = CrossEncoderRerank(scorer=bundled, long_documents="max_passage")
     second = CrossEncoderRerank(scorer=bundled)
     between = first.postprocess_nodes(given, query_str=QUERY)

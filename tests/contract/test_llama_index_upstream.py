@@ -7,9 +7,11 @@ Every check takes a function that makes a reranker. Those in `BOTH` hold for Lla
 import copy
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,8 +31,10 @@ from llama_index.core.schema import (
     QueryBundle,
     TextNode,
 )
+from safetensors.torch import save_file
 
 from rerank_plugins.llama_index import CrossEncoderRerank
+from rerank_plugins.scoring.loading import load_weights
 from tests.contract.llama_index_parts import QUERY, nodes, watching
 from tests.models import BUNDLED
 
@@ -41,11 +45,17 @@ def make_ours(**options: Any) -> BaseNodePostprocessor:
     return CrossEncoderRerank(model="bundled", device="cpu", **options)
 
 
-def make_theirs(**options: Any) -> BaseNodePostprocessor:
+@pytest.fixture(scope="module")
+def make_theirs(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Return a function that makes LlamaIndex's reranker, with the bundled weights in float32."""
     pytest.importorskip("sentence_transformers")
     from llama_index.core.postprocessor import SentenceTransformerRerank
 
-    return SentenceTransformerRerank(model=str(BUNDLED), device="cpu", **options)
+    folder = tmp_path_factory.mktemp("theirs")
+    for path in BUNDLED.glob("*.json"):
+        shutil.copy(path, folder)
+    save_file(load_weights(BUNDLED), folder / "model.safetensors", metadata={"format": "pt"})
+    return partial(SentenceTransformerRerank, model=str(folder), device="cpu")
 
 
 def is_a_postprocessor(make: Make) -> None:
@@ -170,19 +180,19 @@ def test_ours(check: Callable[[Make], None]) -> None:
 
 
 @pytest.mark.parametrize("check", BOTH, **by_name)
-def test_theirs_agrees(check: Callable[[Make], None]) -> None:
+def test_theirs_agrees(check: Callable[[Make], None], make_theirs: Make) -> None:
     check(make_theirs)
 
 
 @pytest.mark.parametrize("check", OURS, **by_name)
-def test_theirs_fails(check: Callable[[Make], None]) -> None:
+def test_theirs_fails(check: Callable[[Make], None], make_theirs: Make) -> None:
     """If LlamaIndex mends one of these, move the check to `BOTH`."""
     make_theirs(top_n=1)  # it can be made: what fails is the check
     with pytest.raises((AssertionError, TypeError, ValueError, OSError)):
         check(make_theirs)
 
 
-def test_scores_are_theirs() -> None:
+def test_scores_are_theirs(make_theirs: Make) -> None:
     theirs = make_theirs(top_n=3).postprocess_nodes(nodes(), query_str=QUERY)
     ours = make_ours(top_n=3).postprocess_nodes(nodes(), query_str=QUERY)
     assert [node.node_id for node in ours] == [node.node_id for node in theirs]
