@@ -5,9 +5,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from rerank_plugins._adapters import RerankFields, missing_extra
+from rerank_plugins._adapters import NOT_RERANKED, PASSAGE_KEY, RerankFields, content_passage, missing_extra
 from rerank_plugins.errors import InvalidInputError
-from rerank_plugins.ranking import RankedDocument, Ranking
+from rerank_plugins.inputs import check_query
+from rerank_plugins.preview import PreviewedPair
+from rerank_plugins.ranking import RankedDocument, Ranking, RankingStats
 
 try:
     from llama_index.core.callbacks import CBEventType, EventPayload
@@ -18,21 +20,45 @@ try:
 except ImportError as error:
     raise missing_extra("llama-index", error) from error
 
-__all__ = ["CrossEncoderRerank"]
+__all__ = ["CrossEncoderRerank", "CrossEncoderRerankEndEvent"]
 
 dispatcher = get_dispatcher(__name__)
 
-# Ours: never part of the text that is scored or of the prompt.
 RETRIEVAL_SCORE = "retrieval_score"
-NOT_RERANKED = ("reranked", "rerank_reason")
+# What one pass says about itself; the next pass says it anew.
+MARKS = frozenset({*NOT_RERANKED, PASSAGE_KEY})
+# Never part of the text that is scored, whatever the metadata mode.
+OURS = MARKS | {RETRIEVAL_SCORE}
+
+
+class CrossEncoderRerankEndEvent(ReRankEndEvent):
+    """LlamaIndex's `ReRankEndEvent` that also says who ranked, and how it went.
+
+    Attributes:
+        nodes: The nodes that are returned, each with its score, best first; `[]` after an error.
+        model_name: The model, by the name it was loaded under.
+        top_n: How many nodes were asked for.
+        reranked: False after an error, under `on_error="keep_order"` too.
+        reason: Why it was not reranked, else None.
+        stats: What it cost; None after an error that was raised.
+    """
+
+    model_name: str
+    top_n: int
+    reranked: bool
+    reason: str | None = None
+    stats: RankingStats | None = None
 
 
 class CrossEncoderRerank(RerankFields, BaseNodePostprocessor):
     """Rerank nodes with a cross-encoder.
 
     None means "not given" for every setting: then `RERANK_*` variables and the defaults of
-    `ScorerSettings` and `RerankSettings` apply, which document them. The model loads on first use.
-    The results are new `NodeWithScore` objects, best first; the given ones and their nodes stay as they are.
+    `ScorerSettings` and `RerankSettings` apply, which document them. The model loads on first use. A
+    setting may be assigned later (`rerank.top_n = 3`); it is checked as in the constructor.
+    The results are new `NodeWithScore` objects, best first; the given ones and their nodes stay as they
+    are. An image, or any node without text, is scored by the text it has, which may be blank: it is
+    never left out for that.
 
     Attributes:
         model: Hub id, local folder or `"bundled"`.
@@ -41,6 +67,11 @@ class CrossEncoderRerank(RerankFields, BaseNodePostprocessor):
         scale: `"probability"` or `"logit"`.
         metadata_mode: Which metadata belong to the text that is scored. The default is what LlamaIndex
             embeds; `MetadataMode.NONE` scores the text alone.
+        document_template: Text that is scored, such as `"{title}: {content}"`, over the node's text and
+            metadata; takes the place of `metadata_mode`.
+        long_documents: `"max_passage"` reads what does not fit in overlapping windows, and puts where the
+            best one stands in the node's text into `metadata["rerank_passage"]` of a copy of the node:
+            `[start, end]` in characters. Kept out of scored texts and prompts.
         keep_retrieval_score: Put the score a node came with into `metadata["retrieval_score"]` of a copy
             of the node. It is kept out of scored texts and prompts, and a second pass leaves it alone.
         scorer: A scorer that is ready, instead of a model. Not serialised.
@@ -70,6 +101,30 @@ class CrossEncoderRerank(RerankFields, BaseNodePostprocessor):
         """Return the name under which it is serialised."""
         return "RerankPluginsCrossEncoderRerank"
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # LlamaIndex's objects may be changed after they were made; ours must not ignore it.
+        if name in RerankFields.model_fields:
+            changed = type(self)(**{**dict(self), name: value})
+            if self._lazy.loaded and changed._lazy.scorer_settings == self._lazy.scorer_settings:
+                changed._lazy.get()  # while we still hold the model, so that it is shared, not loaded again
+            value, self._lazy, self._template = getattr(changed, name), changed._lazy, changed._template
+        super().__setattr__(name, value)
+
+    def preview(self, nodes: Sequence[NodeWithScore], query_str: str) -> list[PreviewedPair]:
+        """Return what the model would read of the query and of each node, in the given order.
+
+        The model itself does not run.
+
+        Args:
+            nodes: The nodes, as for `postprocess_nodes`.
+            query_str: The query.
+
+        Raises:
+            InvalidTypeError: If the query is not a string.
+            ModelError: If the model, whose tokenizer is needed, cannot be loaded.
+        """
+        return self._lazy.get().preview(query_str, [self._scored(node.node).text for node in nodes])
+
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
@@ -77,8 +132,9 @@ class CrossEncoderRerank(RerankFields, BaseNodePostprocessor):
         if not nodes:
             return []
         with self._announced(nodes, query) as call:
-            ranking = self._lazy.get().rank(query, self._texts(nodes))
-            call.result = self._to_nodes(nodes, ranking)
+            scored = [self._scored(node.node) for node in nodes]
+            call.ranking = self._lazy.get().rank(query, [document.text for document in scored])
+            call.result = self._to_nodes(nodes, scored, call.ranking)
         return call.result
 
     @dispatcher.span
@@ -89,70 +145,127 @@ class CrossEncoderRerank(RerankFields, BaseNodePostprocessor):
         if not nodes:
             return []
         with self._announced(nodes, query) as call:
+            scored = [self._scored(node.node) for node in nodes]
             reranker = await self._lazy.aget()
-            ranking = await reranker.arank(query, self._texts(nodes))
-            call.result = self._to_nodes(nodes, ranking)
+            call.ranking = await reranker.arank(query, [document.text for document in scored])
+            call.result = self._to_nodes(nodes, scored, call.ranking)
         return call.result
 
-    def _texts(self, nodes: Sequence[NodeWithScore]) -> list[str]:
-        return [node.node.get_content(metadata_mode=self.metadata_mode) for node in nodes]
+    def _scored(self, node: BaseNode) -> "_Scored":
+        """Return the text of a node that is scored, and where the node's own text begins in it."""
+        if node.metadata.keys() & OURS:
+            node = node.model_copy(update={"metadata": _without(node.metadata, OURS)})
+        content = node.get_content(MetadataMode.NONE)
+        if self._template is not None:
+            rendered = self._template.render(content, node.metadata)
+            return _Scored(rendered.text, content, rendered.content_start)
+        text = node.get_content(self.metadata_mode)
+        return _Scored(text, content, _start_of(content, text, node))
 
-    def _to_nodes(self, nodes: Sequence[NodeWithScore], ranking: Ranking) -> list[NodeWithScore]:
-        return [self._to_node(nodes[ranked.index], ranked, ranking) for ranked in ranking]
-
-    def _to_node(self, source: NodeWithScore, ranked: RankedDocument, ranking: Ranking) -> NodeWithScore:
+    def _to_nodes(
+        self, nodes: Sequence[NodeWithScore], scored: Sequence["_Scored"], ranking: Ranking
+    ) -> list[NodeWithScore]:
         if not ranking.reranked:
             marks = dict(zip(NOT_RERANKED, (False, ranking.reason), strict=True))
-            return NodeWithScore(node=_annotate(source.node, marks), score=source.score)
-        node = source.node
-        # A score kept by an earlier pass is the retriever's; ours of that pass is not.
-        if self.keep_retrieval_score and RETRIEVAL_SCORE not in node.metadata:
-            node = _annotate(node, {RETRIEVAL_SCORE: source.score})
-        return NodeWithScore(node=node, score=ranked.score)
+            kept = [nodes[ranked.index] for ranked in ranking]
+            return [NodeWithScore(node=_annotate(node.node, marks), score=node.score) for node in kept]
+        return [self._to_node(nodes[ranked.index], scored[ranked.index], ranked) for ranked in ranking]
+
+    def _to_node(self, source: NodeWithScore, scored: "_Scored", ranked: RankedDocument) -> NodeWithScore:
+        notes: dict[str, Any] = {}
+        if self.keep_retrieval_score:
+            # A score kept by an earlier pass is the retriever's; ours of that pass is not.
+            notes[RETRIEVAL_SCORE] = source.node.metadata.get(RETRIEVAL_SCORE, source.score)
+        passage = content_passage(ranked.passage, scored.content_start, len(scored.content))
+        if passage is not None:
+            notes[PASSAGE_KEY] = list(passage)
+        return NodeWithScore(node=_annotate(source.node, notes), score=ranked.score)
 
     @contextmanager
     def _announced(self, nodes: list[NodeWithScore], query: str) -> "Iterator[_Announced]":
-        """Emit start and end, on success and on failure, to both of LlamaIndex's event systems."""
-        model = self._lazy.model
+        """Emit start and end to both of LlamaIndex's event systems, on errors and cancellation too."""
         top_n = len(nodes) if self._lazy.settings.top_k is None else self._lazy.settings.top_k
+        model = self._lazy.model
         call = _Announced()
         dispatcher.event(ReRankStartEvent(query=query, nodes=nodes, top_n=top_n, model_name=model))
-        payload: dict[str, Any] = {
-            EventPayload.NODES: nodes,
-            EventPayload.MODEL_NAME: model,
-            EventPayload.QUERY_STR: query,
-            EventPayload.TOP_K: top_n,
-        }
+        payload: dict[str, Any] = {EventPayload.MODEL_NAME: model, EventPayload.TOP_K: top_n}
+        asked = {EventPayload.NODES: nodes, EventPayload.QUERY_STR: query}
         try:
-            with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
+            with self.callback_manager.event(CBEventType.RERANKING, payload=payload | asked) as event:
                 yield call
-                event.on_end(payload={EventPayload.NODES: call.result})
+                event.on_end(payload=payload | {EventPayload.NODES: call.result})
+        except BaseException as error:
+            call.reason = repr(error)
+            raise
         finally:
-            dispatcher.event(ReRankEndEvent(nodes=call.result))
+            dispatcher.event(call.end(self._lazy.model, top_n))
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """The text that is scored, and the node's own text, which begins at `content_start` in it."""
+
+    text: str
+    content: str
+    content_start: int
 
 
 @dataclass
 class _Announced:
-    """Carries the result out of the events' context; empty if scoring failed."""
+    """Carries the result out of the events' context; without one if scoring failed."""
 
     result: list[NodeWithScore] = field(default_factory=list)
+    ranking: Ranking | None = None
+    reason: str | None = None
+
+    def end(self, model: str, top_n: int) -> CrossEncoderRerankEndEvent:
+        ranking = self.ranking if self.reason is None else None
+        return CrossEncoderRerankEndEvent(
+            nodes=self.result,
+            model_name=model,
+            top_n=top_n,
+            reranked=ranking is not None and ranking.reranked,
+            reason=self.reason if ranking is None else ranking.reason,
+            stats=None if ranking is None else ranking.stats,
+        )
 
 
 def _query_of(query_bundle: QueryBundle | None) -> str:
     if query_bundle is None:
         raise InvalidInputError("a query must be given as query_bundle or query_str, but got None")
-    return query_bundle.query_str
+    return check_query(query_bundle.query_str)
 
 
-def _annotate(node: BaseNode, metadata: dict[str, Any]) -> BaseNode:
-    """Return a copy of a node with more metadata, hidden from embedding text and prompt."""
+def _start_of(content: str, text: str, node: BaseNode) -> int:
+    """Return where a node's content begins in its text with metadata; beyond it if it is not in there.
+
+    LlamaIndex strips that text, so that content with leading space may begin before it: below 0.
+    """
+    body = content.strip()
+    # Metadata may repeat the content, so look from the side where the template puts it.
+    first = getattr(node, "text_template", "").startswith("{content}")
+    start = text.find(body) if first else text.rfind(body)
+    return start - content.index(body) if start >= 0 else len(text)
+
+
+def _without(metadata: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    return {name: value for name, value in metadata.items() if name not in names}
+
+
+def _annotate(node: BaseNode, notes: dict[str, Any]) -> BaseNode:
+    """Return a copy of a node with notes in place of an earlier pass's, hidden from embedding and prompt.
+
+    The node itself if there is nothing to change.
+    """
+    if not notes and not node.metadata.keys() & MARKS:
+        return node
 
     def and_ours(keys: list[str]) -> list[str]:
-        return list(dict.fromkeys([*keys, *metadata]))
+        return list(dict.fromkeys([*keys, *notes]))
 
     return node.model_copy(
         update={
-            "metadata": {**node.metadata, **metadata},
+            "metadata": _without(node.metadata, MARKS) | notes,
             "excluded_embed_metadata_keys": and_ours(node.excluded_embed_metadata_keys),
             "excluded_llm_metadata_keys": and_ours(node.excluded_llm_metadata_keys),
         }
