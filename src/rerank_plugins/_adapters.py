@@ -1,7 +1,7 @@
 """What the three adapters share: flat options in, a lazy reranker out."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
@@ -132,3 +132,17 @@ class RerankFields(BaseModel):
         self._lazy = lazy_reranker(dict(self), scorer=self.scorer, reranker=self.reranker)
         if self.document_template is not None:
             self._template = DocumentTemplate(self.document_template)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Frameworks' objects may be changed after they were made; that must be checked, and take effect.
+        if name in type(self).model_fields:
+            changed = type(self)(**{**dict(self), name: value})
+            self._adopt(changed)
+            value = getattr(changed, name)
+        super().__setattr__(name, value)
+
+    def _adopt(self, changed: Self) -> None:
+        """Take over what was made from changed settings."""
+        if self._lazy.loaded and changed._lazy.scorer_settings == self._lazy.scorer_settings:
+            changed._lazy.get()  # while we still hold the model, so that it is shared and not loaded again
+        self._lazy, self._template = changed._lazy, changed._template

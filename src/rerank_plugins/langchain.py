@@ -96,11 +96,9 @@ class CrossEncoderRerank(
         if self.scorer is None and self.reranker is None:
             self._kept = _kept(self._lazy.scorer_settings)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in type(self).model_fields:
-            checked = self.model_copy(update={name: value})
-            self._lazy, self._template, self._kept = checked._lazy, checked._template, checked._kept
-        super().__setattr__(name, value)
+    def _adopt(self, changed: Self) -> None:
+        super()._adopt(changed)
+        self._kept = changed._kept
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy; `update` is checked, and takes effect.

@@ -101,15 +101,6 @@ class CrossEncoderRerank(RerankFields, BaseNodePostprocessor):
         """Return the name under which it is serialised."""
         return "RerankPluginsCrossEncoderRerank"
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # LlamaIndex's objects may be changed after they were made; ours must not ignore it.
-        if name in RerankFields.model_fields:
-            changed = type(self)(**{**dict(self), name: value})
-            if self._lazy.loaded and changed._lazy.scorer_settings == self._lazy.scorer_settings:
-                changed._lazy.get()  # while we still hold the model, so that it is shared, not loaded again
-            value, self._lazy, self._template = getattr(changed, name), changed._lazy, changed._template
-        super().__setattr__(name, value)
-
     def preview(self, nodes: Sequence[NodeWithScore], query_str: str) -> list[PreviewedPair]:
         """Return what the model would read of the query and of each node, in the given order.
 

@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +104,7 @@ class Passages:
         order = np.lexsort((-scores.logits, owners))
         chosen = order[np.arange(len(order)) - firsts[owners] < best]
 
-        def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        def total(values: NDArray[Any]) -> NDArray[Any]:
             return np.bincount(owners, weights=values, minlength=count)
 
         picked = np.bincount(owners[chosen], weights=scores.logits[chosen], minlength=count)

@@ -130,7 +130,7 @@ class DocumentTemplate:
         return value is None or (not self._keep_empty and isinstance(value, str) and not value)
 
     def _value(self, part: _Part, metadata: Mapping[str, Any]) -> str:
-        value = metadata.get(part.field)  # type: ignore[call-overload]
+        value = metadata.get(part.field or "")
         if self._is_absent(value):
             return ""
         try:
