@@ -13,7 +13,9 @@ from rerank_plugins.cli.app import app
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-CONCEPTS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "concepts.md").read_text(), flags=re.DOTALL)
+# Pages whose blocks run one after the other; those of docs/llama-index.md and docs/haystack.md stand alone and
+# are run by the frameworks' contract tests, which compare what they print.
+PAGES = ("concepts", "cuda", "langchain")
 
 
 def test_there_is_one_block_for_the_core_and_each_framework() -> None:
@@ -27,9 +29,12 @@ def test_a_python_block_runs(block: str, capsys: pytest.CaptureFixture[str]) -> 
     assert "Goethe wrote Faust." in output or output.startswith(("1 0.", "2 0."))
 
 
-def test_the_concepts_page_runs_from_top_to_bottom() -> None:
-    assert CONCEPTS
-    exec(compile("\n".join(CONCEPTS), "concepts.md", "exec"), {"__name__": "concepts"})
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_runs_from_top_to_bottom(page: str) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert blocks
+    exec(compile("\n".join(blocks), page, "exec"), {"__name__": page})
 
 
 def test_commands_and_targets_exist() -> None:

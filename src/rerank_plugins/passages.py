@@ -104,10 +104,10 @@ class Passages:
         order = np.lexsort((-scores.logits, owners))
         chosen = order[np.arange(len(order)) - firsts[owners] < best]
 
-        def total(values: NDArray[Any]) -> NDArray[Any]:
-            return np.bincount(owners, weights=values, minlength=count)
+        def total(values: NDArray[Any], texts: slice | NDArray[np.int64] = slice(None)) -> NDArray[Any]:
+            return np.bincount(owners[texts], weights=values[texts], minlength=count)
 
-        picked = np.bincount(owners[chosen], weights=scores.logits[chosen], minlength=count)
+        picked = total(scores.logits, chosen)
         gathered = replace(
             scores,
             logits=(picked / np.minimum(self.counts, best)).astype(np.float32),
