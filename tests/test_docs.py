@@ -13,8 +13,8 @@ from rerank_plugins.cli.app import app
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-# Pages whose blocks run one after the other; those of docs/llama-index.md and docs/haystack.md stand alone and
-# are run by the frameworks' contract tests, which compare what they print.
+# Pages whose blocks run one after the other. Those of docs/llama-index.md and docs/haystack.md stand alone;
+# the frameworks' contract tests run them, and compare what they print.
 PAGES = ("concepts", "cuda", "langchain")
 
 
