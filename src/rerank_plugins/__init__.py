@@ -21,24 +21,30 @@ if TYPE_CHECKING:
         ScorerClosedError,
         ScoringError,
     )
+    from rerank_plugins.preview import PreviewedPair, PreviewedPassage
     from rerank_plugins.ranking import RankedDocument, Ranking, RankingStats
     from rerank_plugins.reranker import Reranker
     from rerank_plugins.scoring.cross_encoder import CrossEncoderScorer
     from rerank_plugins.scoring.protocol import Scorer, ScorerInfo
     from rerank_plugins.settings import RerankSettings, ScorerSettings
+    from rerank_plugins.template import DocumentTemplate, RenderedDocument
 
 __all__ = [
     "CrossEncoderScorer",
+    "DocumentTemplate",
     "InvalidInputError",
     "InvalidTypeError",
     "MissingExtraError",
     "ModelError",
     "ModelFormatError",
     "ModelNotFoundError",
+    "PreviewedPair",
+    "PreviewedPassage",
     "QueueFullError",
     "RankedDocument",
     "Ranking",
     "RankingStats",
+    "RenderedDocument",
     "RerankError",
     "RerankSettings",
     "Reranker",
@@ -54,9 +60,13 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "CrossEncoderScorer": "scoring.cross_encoder",
+    "DocumentTemplate": "template",
+    "PreviewedPair": "preview",
+    "PreviewedPassage": "preview",
     "RankedDocument": "ranking",
     "Ranking": "ranking",
     "RankingStats": "ranking",
+    "RenderedDocument": "template",
     "RerankSettings": "settings",
     "Reranker": "reranker",
     "Scorer": "scoring.protocol",

@@ -12,14 +12,21 @@ from rerank_plugins.scoring.protocol import Scorer
 from rerank_plugins.settings import (
     Dtype,
     EngineName,
+    LongDocuments,
     OnError,
     RerankSettings,
     Scale,
     ScorerSettings,
     describe,
 )
+from rerank_plugins.template import DocumentTemplate
 
-__all__ = ["RerankFields", "lazy_reranker", "missing_extra"]
+__all__ = ["NOT_RERANKED", "PASSAGE_KEY", "RerankFields", "content_passage", "lazy_reranker", "missing_extra"]
+
+# Metadata keys: characters [start, end) of the best window in the framework's own content ...
+PASSAGE_KEY = "rerank_passage"
+# ... and, where scoring failed and the order was kept, False and the reason.
+NOT_RERANKED = ("reranked", "rerank_reason")
 
 
 def missing_extra(extra: str, error: ImportError) -> MissingExtraError:
@@ -28,6 +35,25 @@ def missing_extra(extra: str, error: ImportError) -> MissingExtraError:
         f"rerank_plugins.{extra.replace('-', '_')} needs a package that is not installed ({error}); "
         f'install it with: pip install "rerank-plugins[{extra}]"'
     )
+
+
+def content_passage(
+    passage: tuple[int, int] | None, content_start: int, content_length: int
+) -> tuple[int, int] | None:
+    """Turn the best window of a rendered text into characters [start, end) of the content in it.
+
+    Args:
+        passage: `RankedDocument.passage`.
+        content_start: Where the content begins in the text that was scored.
+        content_length: Characters of the content.
+
+    Returns:
+        What of the window lies in the content; None without windows, or if the window holds metadata only.
+    """
+    if passage is None:
+        return None
+    start, end = (min(max(place - content_start, 0), content_length) for place in passage)
+    return (start, end) if start < end or not content_length else None
 
 
 def lazy_reranker(
@@ -83,10 +109,16 @@ class RerankFields(BaseModel):
     min_score: float | None = None
     scale: Scale | None = None
     on_error: OnError | None = None
+    long_documents: LongDocuments | None = None
+    passage_overlap: int | None = None
+    max_passages: int | None = None
+    best_passages: int | None = None
+    document_template: str | None = None
     scorer: Any = Field(None, exclude=True, repr=False)
     reranker: Any = Field(None, exclude=True, repr=False)
 
     _lazy: LazyReranker = PrivateAttr()
+    _template: DocumentTemplate | None = PrivateAttr(None)
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -98,3 +130,5 @@ class RerankFields(BaseModel):
         """Check the settings; the model loads on first use."""
         super().model_post_init(context)
         self._lazy = lazy_reranker(dict(self), scorer=self.scorer, reranker=self.reranker)
+        if self.document_template is not None:
+            self._template = DocumentTemplate(self.document_template)

@@ -17,7 +17,10 @@ class RankedDocument:
         logit: The model's output. None only if the ranking has `reranked=False`.
         text: The document as it was given, uncut.
         truncated: Whether the model read less than the whole document.
-        tokens: How many tokens of the document the model read.
+        tokens: How many tokens of the document the model read; what several windows share counts once.
+        passage: Characters [start, end) of the best window in `text`, with
+            `long_documents="max_passage"`; `(0, len(text))` if one window holds all of it. Else None.
+        passages: How many windows of it were read; 1 without windows.
     """
 
     index: int
@@ -26,6 +29,8 @@ class RankedDocument:
     text: str
     truncated: bool
     tokens: int
+    passage: tuple[int, int] | None = None
+    passages: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +48,10 @@ class RankingStats:
             shared with other callers, the whole batch counts.
         total_ms: From the call to its return.
         texts: Distinct texts that had to be read: the query, and documents whose score was not known.
-        token_cache_hits: How many of them did not have to be tokenised.
+        token_cache_hits: How many of them did not have to be tokenised. Looking for windows tokenises
+            first, so with `long_documents="max_passage"` nearly all of them.
         score_cache_hits: How many documents got a remembered score.
+        passages: How many windows were scored; without windows, how many documents.
         model: Model id, or None for a scorer that does not say.
         device: Device, or None for a scorer that does not say.
         dtype: Precision, or None for a scorer that does not say.
@@ -62,6 +69,7 @@ class RankingStats:
     texts: int = 0
     token_cache_hits: int = 0
     score_cache_hits: int = 0
+    passages: int = 0
     model: str | None = None
     device: str | None = None
     dtype: str | None = None

@@ -1,13 +1,14 @@
 """`Reranker`: the policy on top of a scorer. Order, scale, threshold, cut, and what to do on failure.
 
-The order of steps is always: score, sort by logit (ties keep input order), drop below `min_score`,
-cut to `top_k`.
+The order of steps is always: score (long documents in windows, if so set), sort by logit (ties keep input
+order), drop below `min_score`, cut to `top_k`.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from enum import Enum
 from typing import Any, Final, Self
 
@@ -16,9 +17,12 @@ from numpy.typing import NDArray
 
 from rerank_plugins.errors import InvalidInputError, ScoringError
 from rerank_plugins.inputs import check_documents, check_query
+from rerank_plugins.passages import Passages, window_scorer
+from rerank_plugins.preview import PreviewedPair, preview
 from rerank_plugins.ranking import RankedDocument, Ranking, RankingStats
 from rerank_plugins.scoring.protocol import DetailedScorer, Scorer, ScorerInfo, Scores
-from rerank_plugins.settings import OnError, RerankSettings, Scale, ScorerSettings
+from rerank_plugins.settings import LongDocuments, OnError, RerankSettings, Scale, ScorerSettings
+from rerank_plugins.tracing import Report, traced
 
 __all__ = ["UNSET", "Reranker", "Unset", "given"]
 
@@ -54,10 +58,17 @@ class Reranker:
         min_score: See `RerankSettings.min_score`.
         scale: See `RerankSettings.scale`.
         on_error: See `RerankSettings.on_error`.
+        long_documents: See `RerankSettings.long_documents`.
+        passage_overlap: See `RerankSettings.passage_overlap`.
+        max_passages: See `RerankSettings.max_passages`.
+        best_passages: See `RerankSettings.best_passages`.
+        tracing: See `RerankSettings.tracing`.
+        trace_content: See `RerankSettings.trace_content`.
         settings: All of these at once; the single arguments win over it.
 
     Raises:
-        InvalidInputError: If a setting has a value that cannot be used, or `scorer` no `score`.
+        InvalidInputError: If a setting has a value that cannot be used, `scorer` has no `score`, or
+            `long_documents="max_passage"` and `scorer` cannot tell windows.
 
     Example:
         >>> from rerank_plugins import CrossEncoderScorer, Reranker
@@ -75,6 +86,12 @@ class Reranker:
         min_score: float | Unset | None = UNSET,
         scale: Scale | Unset = UNSET,
         on_error: OnError | Unset = UNSET,
+        long_documents: LongDocuments | Unset = UNSET,
+        passage_overlap: int | Unset = UNSET,
+        max_passages: int | Unset | None = UNSET,
+        best_passages: int | Unset = UNSET,
+        tracing: bool | Unset = UNSET,
+        trace_content: bool | Unset = UNSET,
         settings: RerankSettings | None = None,
     ) -> None:
         if not isinstance(scorer, Scorer):
@@ -86,8 +103,22 @@ class Reranker:
         self.scorer = scorer
         base = settings if settings is not None else RerankSettings(**{})
         self.settings = _override(
-            base, given(top_k=top_k, min_score=min_score, scale=scale, on_error=on_error)
+            base,
+            given(
+                top_k=top_k,
+                min_score=min_score,
+                scale=scale,
+                on_error=on_error,
+                long_documents=long_documents,
+                passage_overlap=passage_overlap,
+                max_passages=max_passages,
+                best_passages=best_passages,
+                tracing=tracing,
+                trace_content=trace_content,
+            ),
         )
+        if self.settings.long_documents == "max_passage":
+            window_scorer(scorer, 'long_documents="max_passage"')
 
     @classmethod
     def from_settings(
@@ -128,11 +159,14 @@ class Reranker:
             ScoringError: If scoring fails and `on_error` is `"raise"`.
         """
         call = _Call(self, query, documents, given(top_k=top_k, min_score=min_score, scale=scale))
-        try:
-            scores = _score(self.scorer, call.query, call.documents)
-        except ScoringError as error:
-            return call.keep_order(error)
-        return call.finish(scores)
+        with call.traced() as report:
+            try:
+                passages = call.split()
+                ranking = call.finish(passages, _score(self.scorer, call.query, passages.texts))
+            except ScoringError as error:
+                ranking = call.keep_order(error)
+            report(ranking)
+        return ranking
 
     async def arank(
         self,
@@ -145,11 +179,32 @@ class Reranker:
     ) -> Ranking:
         """Rank like `rank`, without blocking the event loop."""
         call = _Call(self, query, documents, given(top_k=top_k, min_score=min_score, scale=scale))
-        try:
-            scores = await _ascore(self.scorer, call.query, call.documents)
-        except ScoringError as error:
-            return call.keep_order(error)
-        return call.finish(scores)
+        with call.traced() as report:
+            try:
+                # Looking for windows tokenises, which is no work for the event loop.
+                passages = await asyncio.to_thread(call.split) if call.windowed else call.split()
+                ranking = call.finish(passages, await _ascore(self.scorer, call.query, passages.texts))
+            except ScoringError as error:
+                ranking = call.keep_order(error)
+            report(ranking)
+        return ranking
+
+    def preview(self, query: str, documents: Iterable[str]) -> list[PreviewedPair]:
+        """Return what the model would read of each document, without running it.
+
+        Args:
+            query: The query.
+            documents: n documents.
+
+        Returns:
+            n previews in input order: the parts that are read, as exact slices with their offsets and
+            tokens, and what was cut.
+
+        Raises:
+            InvalidInputError: If the query or a document is not a string or not valid Unicode, or the
+                scorer cannot tell what it reads.
+        """
+        return preview(self.scorer, check_query(query), list(check_documents(documents)), self.settings)
 
     def close(self) -> None:
         """Close the scorer, if it can be closed. It may be shared: others keep theirs."""
@@ -210,12 +265,27 @@ class _Call:
         self, reranker: Reranker, query: str, documents: Iterable[str], changes: dict[str, Any]
     ) -> None:
         self.started = time.perf_counter()
+        self.scorer = reranker.scorer
         self.info: ScorerInfo | None = getattr(reranker.scorer, "info", None)
         self.settings = _override(reranker.settings, changes)
         self.query = check_query(query)
         self.documents = list(check_documents(documents))
 
-    def finish(self, scores: Scores) -> Ranking:
+    def traced(self) -> AbstractContextManager[Report]:
+        return traced(self.settings, self.info, self.query, self.documents)
+
+    @property
+    def windowed(self) -> bool:
+        return self.settings.long_documents == "max_passage"
+
+    def split(self) -> Passages:
+        if not self.windowed:
+            return Passages.whole(self.documents)
+        scorer = window_scorer(self.scorer, 'long_documents="max_passage"')
+        return Passages.split(scorer, self.query, self.documents, self.settings)
+
+    def finish(self, passages: Passages, of_texts: Scores) -> Ranking:
+        scores, best = passages.gather(of_texts, self.settings.best_passages)
         logits = scores.logits.astype(np.float64)
         values = _sigmoid(logits) if self.settings.scale == "probability" else logits
         # Sort on the logit: a sigmoid may saturate and tie. Stable, so ties keep input order.
@@ -230,10 +300,12 @@ class _Call:
                 text=self.documents[i],
                 truncated=bool(scores.truncated[i]),
                 tokens=int(scores.document_tokens[i]),
+                passage=None if passages.spans is None else passages.spans[best[i]],
+                passages=int(passages.counts[i]),
             )
             for i in order[: self.settings.top_k].tolist()
         )
-        return Ranking(ranked, self._stats(scores), self.settings.scale)
+        return Ranking(ranked, self._stats(scores, len(passages.texts)), self.settings.scale)
 
     def keep_order(self, error: ScoringError) -> Ranking:
         """Return the input order, marked as not reranked, or raise: as `on_error` says."""
@@ -241,12 +313,12 @@ class _Call:
             raise error
         logger.warning("kept the input order of %d documents: %s", len(self.documents), error)
         kept = tuple(
-            RankedDocument(i, score=None, logit=None, text=text, truncated=False, tokens=0)
+            RankedDocument(i, score=None, logit=None, text=text, truncated=False, tokens=0, passages=0)
             for i, text in enumerate(self.documents[: self.settings.top_k])
         )
         return Ranking(kept, self._stats(None), self.settings.scale, reranked=False, reason=str(error))
 
-    def _stats(self, scores: Scores | None) -> RankingStats:
+    def _stats(self, scores: Scores | None, passages: int = 0) -> RankingStats:
         cost: dict[str, Any] = {}
         if scores is not None:
             cost = {
@@ -264,6 +336,7 @@ class _Call:
             cost |= {name: getattr(self.info, name) for name in ("model", "device", "dtype", "engine")}
         return RankingStats(
             documents=len(self.documents),
+            passages=passages,
             total_ms=(time.perf_counter() - self.started) * 1000,
             **cost,
         )

@@ -17,6 +17,7 @@ __all__ = [
     "DEFAULT_MODEL",
     "Dtype",
     "EngineName",
+    "LongDocuments",
     "OnError",
     "RerankSettings",
     "Scale",
@@ -30,6 +31,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 EngineName = Literal["auto", "torch", "openvino", "onnx", "transformers"]
 Scale = Literal["probability", "logit"]
 OnError = Literal["raise", "keep_order"]
+LongDocuments = Literal["truncate", "max_passage"]
 
 
 def _not_nan(value: float) -> float:
@@ -126,9 +128,25 @@ class RerankSettings(_Settings):
             A document's score never depends on the other documents.
         on_error: `"raise"`, or `"keep_order"`: if scoring fails, return the documents in their input
             order with `reranked=False` and the reason. Bad input raises under both.
+        long_documents: What to do with a document that does not fit beside its query. `"truncate"` reads
+            its start. `"max_passage"` reads it in overlapping windows and takes the best one's logit.
+        passage_overlap: Tokens that neighbouring windows share at least, so that a passage cut by one is
+            whole in the next; more than half a window counts as half.
+        max_passages: Windows to read of one document, from its start; a document with more is flagged
+            `truncated`. 1 reads the first passage. None: all.
+        best_passages: A document's logit is the mean of its best so many windows' (of all, if there are
+            fewer); 1 is the best window's.
+        tracing: Whether to run in an OpenTelemetry span, if opentelemetry-api is installed.
+        trace_content: Whether spans hold the query and the documents' texts.
     """
 
     top_k: int | None = Field(default=None, ge=0)
     min_score: Annotated[float, AfterValidator(_not_nan)] | None = None
     scale: Scale = "probability"
     on_error: OnError = "raise"
+    long_documents: LongDocuments = "truncate"
+    passage_overlap: int = Field(default=64, ge=0)
+    max_passages: int | None = Field(default=32, ge=1)
+    best_passages: int = Field(default=1, ge=1)
+    tracing: bool = True
+    trace_content: bool = False

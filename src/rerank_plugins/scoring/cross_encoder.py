@@ -2,7 +2,7 @@
 
 import asyncio
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -12,7 +12,7 @@ from rerank_plugins.errors import InvalidInputError, ScorerClosedError
 from rerank_plugins.inputs import check_documents, check_pairs, check_query
 from rerank_plugins.scoring import registry
 from rerank_plugins.scoring.flight import Flight
-from rerank_plugins.scoring.protocol import ScorerInfo, Scores
+from rerank_plugins.scoring.protocol import Extent, ScorerInfo, Scores
 from rerank_plugins.settings import ScorerSettings
 
 __all__ = ["CrossEncoderScorer"]
@@ -120,6 +120,34 @@ class CrossEncoderScorer:
             while flight.oldest:
                 flight.land(await asyncio.wrap_future(flight.oldest))
         return flight.scores()
+
+    def windows(
+        self, query: str, documents: Sequence[str], *, overlap: int, most: int | None = None
+    ) -> list[list[tuple[int, int]]]:
+        """Cut documents into overlapping windows that fit beside the query, without running the model.
+
+        Args:
+            query: The query; a longer one leaves less room.
+            documents: n documents.
+            overlap: Tokens that neighbouring windows share at least, up to half of a window.
+            most: How many windows to make of a document, from its start; None: all.
+
+        Returns:
+            For each document at least one window, as characters [start, end): see `WindowScorer.windows`.
+
+        Raises:
+            InvalidInputError: If a text is no string or not valid Unicode, or a number cannot be used.
+        """
+        texts = list(check_documents(documents))
+        return self._loaded.encoder.windows(check_query(query), texts, overlap=overlap, most=most)
+
+    def extents(self, query: str, documents: Sequence[str]) -> tuple[Extent, list[Extent]]:
+        """Say how much the model reads of the query and of each document, without running it.
+
+        Raises:
+            InvalidInputError: If a text is no string or not valid Unicode.
+        """
+        return self._loaded.encoder.extents(check_query(query), list(check_documents(documents)))
 
     def close(self) -> None:
         """Give the model back; it is freed when no other scorer uses it. Closing twice is fine."""

@@ -6,7 +6,7 @@ happen here, on arrays. A tokenizer whose truncation is set per call is silently
 it, so ours is never touched after construction.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,9 @@ from tokenizers import Tokenizer
 from rerank_plugins.errors import InvalidInputError, ModelFormatError
 from rerank_plugins.inputs import refuse_surrogates
 from rerank_plugins.scoring.cache import ContentCache, digest
+from rerank_plugins.scoring.protocol import Extent
 from rerank_plugins.scoring.tokenizing import TextTokenizer
+from rerank_plugins.scoring.windows import Offsets, Span, plan_windows
 
 __all__ = ["EncodedPairs", "PairEncoder", "PairTemplate"]
 
@@ -24,6 +26,8 @@ IntArray = NDArray[np.int32]
 
 # What an entry of the token cache costs besides its ids: key, array header, links (measured).
 _ENTRY_BYTES = 400
+# Long texts whose offsets are at hand at once: they take far more memory than ids.
+_LONG_TEXTS = 64
 
 
 @dataclass(frozen=True)
@@ -199,6 +203,66 @@ class PairEncoder:
             texts=len(tokens),
             cached_texts=cached,
         )
+
+    def windows(
+        self, query: str, documents: Sequence[str], *, overlap: int, most: int | None
+    ) -> list[list[Span]]:
+        """Cut documents into windows that fit beside the query; see `WindowScorer.windows`.
+
+        Raises:
+            InvalidInputError: If a text is not valid Unicode, or a number cannot be used.
+        """
+        if overlap < 0 or (most is not None and most < 1):
+            msg = f"overlap must be >= 0 and most >= 1 or None, but got {overlap} and {most}"
+            raise InvalidInputError(msg)
+        tokens, _ = self._tokens(list(dict.fromkeys([query, *documents])))
+        room = self._room(tokens[query])
+        # Ids tell what fits; only the rest needs offsets.
+        long = [text for text in dict.fromkeys(documents) if len(tokens[text]) > room]
+        cut = {
+            text: self._split(text, offsets, room, overlap, most)
+            for text, offsets in zip(long, self._offsets(long), strict=True)
+        }
+        return [list(cut.get(text) or [(0, len(text))]) for text in documents]
+
+    def extents(self, query: str, documents: Sequence[str]) -> tuple[Extent, list[Extent]]:
+        """Say how much of each text is read; see `WindowScorer.extents`.
+
+        Raises:
+            InvalidInputError: If a text is not valid Unicode.
+        """
+        tokens, _ = self._tokens(list(dict.fromkeys([query, *documents])))
+        room = self._room(tokens[query])
+
+        def extent(text: str, limit: int) -> Extent:
+            if len(tokens[text]) <= limit:
+                return Extent(len(text), len(tokens[text]), cut=False)
+            (offsets,) = self._offsets([text])
+            return Extent(offsets.ends[limit - 1], limit, cut=True)
+
+        return extent(query, self.max_query_tokens), [extent(text, room) for text in documents]
+
+    def _split(self, text: str, offsets: Offsets, room: int, overlap: int, most: int | None) -> list[Span]:
+        size = room
+        while True:
+            spans = plan_windows(offsets, size, overlap=overlap, most=most)
+            # Scoring needs these ids anyway. A slice may have more than the text had there where a word is
+            # cut inside, and with tokenizers that treat a text's first word in a way of its own.
+            tokens, _ = self._tokens(list({text[start:end] for start, end in spans}))
+            excess = max(map(len, tokens.values())) - room
+            if excess <= 0 or size == 1:
+                return spans
+            size = max(1, size - max(excess, size // 8))
+
+    def _offsets(self, texts: Sequence[str]) -> Iterator[Offsets]:
+        for first in range(0, len(texts), _LONG_TEXTS):
+            some = list(texts[first : first + _LONG_TEXTS])
+            for encoding in self._tokenizer.encode_batch(some, add_special_tokens=False):
+                yield Offsets.of(encoding)
+
+    def _room(self, query: IntArray) -> int:
+        """Return how many tokens of a document fit beside a query."""
+        return self.max_length - len(self._head(query)) - len(self.template.suffix)
 
     def _head(self, query: IntArray) -> IntArray:
         template = self.template

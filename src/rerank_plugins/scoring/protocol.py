@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DetailedScorer", "Scorer", "ScorerInfo", "Scores"]
+__all__ = ["DetailedScorer", "Extent", "Scorer", "ScorerInfo", "Scores", "WindowScorer"]
 
 
 @runtime_checkable
@@ -94,4 +94,46 @@ class DetailedScorer(Scorer, Protocol):
 
     async def ascore_detailed(self, query: str, documents: Sequence[str]) -> Scores:
         """Score like `score_detailed` without blocking the event loop."""
+        ...
+
+
+class Extent(NamedTuple):
+    """How much of a text the model reads, from its start.
+
+    Attributes:
+        end: Characters.
+        tokens: Tokens.
+        cut: Whether the text goes on after that.
+    """
+
+    end: int
+    tokens: int
+    cut: bool
+
+
+@runtime_checkable
+class WindowScorer(Scorer, Protocol):
+    """A scorer that says what it reads of long texts, and where to cut them; neither runs the model."""
+
+    def windows(
+        self, query: str, documents: Sequence[str], *, overlap: int, most: int | None
+    ) -> list[list[tuple[int, int]]]:
+        """Cut documents into overlapping windows that fit beside the query.
+
+        Args:
+            query: The query; a longer one leaves less room.
+            documents: n documents.
+            overlap: Tokens that neighbouring windows share at least, up to half of a window.
+            most: How many windows to make of a document, from its start; None: all.
+
+        Returns:
+            For each document at least one window, as characters [start, end), in the order of the text.
+            Windows are cut where words begin; only a word longer than a quarter of a window may be cut
+            inside. Every token lies in some window, unless `most` leaves it out. A document that fits is
+            one window, all of it.
+        """
+        ...
+
+    def extents(self, query: str, documents: Sequence[str]) -> tuple[Extent, list[Extent]]:
+        """Return how much is read of the query, and of each document beside it."""
         ...
