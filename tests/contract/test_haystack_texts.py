@@ -9,7 +9,7 @@ from haystack import Document, Pipeline
 
 from rerank_plugins import CrossEncoderScorer, InvalidInputError
 from rerank_plugins.haystack import CrossEncoderRanker
-from tests.contract.haystack_support import QUERY, documents
+from tests.contract.haystack_parts import QUERY, documents
 
 FILLER = "The ferry leaves the harbour at noon and carries bicycles, flour and the post. "
 ANSWER = "Goethe wrote the tragedy Faust over almost sixty years."

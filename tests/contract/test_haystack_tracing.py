@@ -11,7 +11,7 @@ from haystack import Document, tracing
 from rerank_plugins import CrossEncoderScorer, ScoringError
 from rerank_plugins.demo.data import load_queries
 from rerank_plugins.haystack import CrossEncoderRanker
-from tests.contract.haystack_support import (
+from tests.contract.haystack_parts import (
     QUERY,
     AsyncPipeline,
     SpyTracer,

@@ -7,7 +7,7 @@ from typing import Any
 
 from haystack import Document, tracing
 
-from rerank_plugins._adapters import PASSAGE_KEY, content_passage
+from rerank_plugins._adapters import NOT_RERANKED, PASSAGE_KEY, content_passage
 from rerank_plugins.errors import InvalidTypeError
 from rerank_plugins.inputs import shorten
 from rerank_plugins.ranking import RankedDocument, Ranking
@@ -17,7 +17,7 @@ from rerank_plugins.template import RenderedDocument
 __all__ = ["RankerCall", "check_documents"]
 
 # What we write into meta; an earlier pass's is never carried on.
-_OUR_META = frozenset({PASSAGE_KEY, "reranked", "rerank_reason"})
+_OUR_META = frozenset({PASSAGE_KEY, *NOT_RERANKED})
 
 
 class RankerCall:
@@ -72,8 +72,8 @@ class RankerCall:
         document = self.documents[ranked.index]
         meta = {key: value for key, value in document.meta.items() if key not in _OUR_META}
         if not ranking.reranked:
-            marks = {"reranked": False, "rerank_reason": ranking.reason}
-            return replace(document, meta=meta | marks)
+            marks = zip(NOT_RERANKED, (False, ranking.reason), strict=True)
+            return replace(document, meta=meta | dict(marks))
         start = self.rendered[ranked.index].content_start
         passage = content_passage(ranked.passage, start, len(document.content or ""))
         if passage is not None:

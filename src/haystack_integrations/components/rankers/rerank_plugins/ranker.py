@@ -11,7 +11,7 @@ from rerank_plugins._adapters import lazy_reranker
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.inputs import check_query
 from rerank_plugins.lazy import LazyReranker
-from rerank_plugins.ranking import PreviewedPair
+from rerank_plugins.preview import PreviewedPair
 from rerank_plugins.reranker import Reranker
 from rerank_plugins.scoring.protocol import Scorer
 from rerank_plugins.settings import Dtype, EngineName, LongDocuments, OnError, Scale
