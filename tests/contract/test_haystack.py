@@ -61,7 +61,7 @@ async def test_in_a_pipeline_sync_async_and_streaming() -> None:
 
 def test_run_and_run_async_have_one_signature() -> None:
     assert inspect.signature(CrossEncoderRanker.run) == inspect.signature(CrossEncoderRanker.run_async)
-    assert make_ranker().__haystack_partss_async__ is True  # type: ignore[attr-defined]
+    assert make_ranker().__haystack_supports_async__ is True  # type: ignore[attr-defined]
 
 
 def test_yaml_round_trip_under_the_allowlist() -> None:

@@ -80,8 +80,9 @@ async def test_runs_at_the_same_time_tag_their_own_spans(tracer: SpyTracer) -> N
 
 
 def test_a_failure_is_on_the_span(tracer: SpyTracer) -> None:
+    question = load_queries()[0].text
     pipeline = make_pipeline(CrossEncoderRanker(scorer=Broken(), on_error="keep_order", top_k=4))
-    kept = pipeline.run(inputs(QUERY))["ranker"]["documents"]
+    kept = pipeline.run(inputs(question))["ranker"]["documents"]
     assert len(kept) == 4
     (span,) = tracer.of("ranker")
     assert span.tags["rerank.reranked"] is False
@@ -89,7 +90,7 @@ def test_a_failure_is_on_the_span(tracer: SpyTracer) -> None:
     assert "fell off" in span.tags["rerank.reason"]
 
     with pytest.raises(Exception, match="fell off"):
-        make_pipeline(CrossEncoderRanker(scorer=Broken())).run(inputs(QUERY))
+        make_pipeline(CrossEncoderRanker(scorer=Broken())).run(inputs(question))
     # Asked, never answered.
     assert tracer.of("ranker")[-1].tags["rerank.top_k"] == 10
     assert "rerank.reranked" not in tracer.of("ranker")[-1].tags
