@@ -13,11 +13,11 @@ from haystack.document_stores.in_memory import InMemoryDocumentStore
 from rerank_plugins.demo.data import load_passages
 from rerank_plugins.haystack import CrossEncoderRanker
 
-# Haystack 2 runs asynchronously in a class of its own; Haystack 3 merged it into Pipeline.
+# Haystack 2 runs asynchronously in a class of its own, whose `run` must not be called where an event
+# loop runs; Haystack 3 merged it into Pipeline.
 AsyncPipeline: type[Pipeline] = getattr(haystack, "AsyncPipeline", Pipeline)
-# Haystack 3 loads only classes defined under haystack_integrations, and calls these two hooks.
+# Haystack 3 calls these hooks of components.
 HAS_ASYNC_LIFECYCLE = hasattr(Pipeline, "warm_up_async") and hasattr(Pipeline, "close_async")
-HAS_STREAM = hasattr(AsyncPipeline, "stream")
 
 QUERY = "who wrote Faust?"
 

@@ -48,15 +48,12 @@ def make_ranker(**options: Any) -> CrossEncoderRanker:
 
 async def test_in_a_pipeline_sync_async_and_streaming() -> None:
     query = load_queries()[0]
-    pipeline = make_pipeline(make_ranker(top_k=1), AsyncPipeline)
-    found = pipeline.run(inputs(query.text))["ranker"]["documents"]
+    found = make_pipeline(make_ranker(top_k=1)).run(inputs(query.text))["ranker"]["documents"]
     assert [document.id for document in found] == list(query.relevant[:1])
-    assert (await pipeline.run_async(inputs(query.text)))["ranker"]["documents"] == found
+    pipeline = make_pipeline(make_ranker(top_k=1), AsyncPipeline)
+    assert await pipeline.run_async(inputs(query.text)) == {"ranker": {"documents": found}}
     parts = [part async for part in pipeline.run_async_generator(inputs(query.text))]
     assert parts[-1]["ranker"]["documents"] == found
-    assert make_pipeline(make_ranker(top_k=1), Pipeline).run(inputs(query.text)) == {
-        "ranker": {"documents": found}
-    }
 
 
 def test_run_and_run_async_have_one_signature() -> None:
@@ -193,16 +190,19 @@ async def test_the_model_loads_late_once_and_can_be_let_go() -> None:
     assert ranker._get_telemetry_data() == {"model": "bundled"}
 
 
-async def test_in_a_super_component() -> None:
+@pytest.mark.parametrize("kind", [Pipeline, AsyncPipeline])
+def test_in_a_super_component(kind: type[Pipeline]) -> None:
     query = load_queries()[0]
     wrapped = SuperComponent(
-        pipeline=make_pipeline(make_ranker(top_k=1), AsyncPipeline),
+        pipeline=make_pipeline(make_ranker(top_k=1), kind),
         input_mapping={"query": ["retriever.query", "ranker.query"]},
         output_mapping={"ranker.documents": "documents"},
     )
     wrapped.warm_up()
     assert wrapped.run(query=query.text)["documents"][0].id in query.relevant
-    assert (await wrapped.run_async(query=query.text))["documents"][0].id in query.relevant
+    if kind is AsyncPipeline:
+        found = asyncio.run(wrapped.run_async(query=query.text))
+        assert found["documents"][0].id in query.relevant
 
 
 @pytest.mark.skipif(not HAS_ASYNC_LIFECYCLE, reason="this haystack-ai has no warm_up_async and close")
@@ -259,9 +259,10 @@ async def test_fifty_at_once_get_their_own_results() -> None:
 
 
 async def test_fifty_runs_of_one_pipeline() -> None:
-    pipeline = make_pipeline(make_ranker(top_k=3), AsyncPipeline)
+    sequential = make_pipeline(make_ranker(top_k=3))
     queries = [load_queries()[i % len(load_queries())].text for i in range(50)]
-    expected = [pipeline.run(inputs(query))["ranker"]["documents"] for query in queries]
+    expected = [sequential.run(inputs(query))["ranker"]["documents"] for query in queries]
+    pipeline = make_pipeline(make_ranker(top_k=3), AsyncPipeline)
     found = await asyncio.gather(*(pipeline.run_async(inputs(query)) for query in queries))
     same([part["ranker"] for part in found], expected)
 

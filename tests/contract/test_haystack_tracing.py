@@ -49,12 +49,12 @@ def check(span: Any, found: list[Document], model: str, top_k: int) -> None:
 async def test_the_components_span_carries_model_top_k_and_scores(
     tracer: SpyTracer, bundled: CrossEncoderScorer
 ) -> None:
-    ranker = CrossEncoderRanker("bundled", device="cpu", top_k=2)
     query = load_queries()[0].text
-    pipeline = make_pipeline(ranker, AsyncPipeline)
+    pipeline = make_pipeline(CrossEncoderRanker("bundled", device="cpu", top_k=2))
     found = pipeline.run(inputs(query))["ranker"]["documents"]
     assert len(found) == 2
     check(tracer.of("ranker")[-1], found, bundled.info.model, top_k=2)
+    pipeline = make_pipeline(CrossEncoderRanker("bundled", device="cpu"), AsyncPipeline)
     found = (await pipeline.run_async(inputs(query, top_k=3)))["ranker"]["documents"]
     check(tracer.of("ranker")[-1], found, bundled.info.model, top_k=3)
     assert len(tracer.of("ranker")) == 2
