@@ -12,8 +12,8 @@ from rerank_plugins.haystack import CrossEncoderRanker
 
 QUESTIONS = [
     "how long does cooked rice keep in the fridge",
-    "why does my bread not rise",
-    "what causes ocean tides",
+    "who invented the telephone",
+    "can I get my deposit back if I cancel a rental contract early",
 ]
 
 
