@@ -13,6 +13,7 @@ from rerank_plugins.cli.app import app
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+CONCEPTS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "concepts.md").read_text(), flags=re.DOTALL)
 
 
 def test_there_is_one_block_for_the_core_and_each_framework() -> None:
@@ -24,6 +25,11 @@ def test_a_python_block_runs(block: str, capsys: pytest.CaptureFixture[str]) -> 
     exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
     output = capsys.readouterr().out
     assert "Goethe wrote Faust." in output or output.startswith(("1 0.", "2 0."))
+
+
+def test_the_concepts_page_runs_from_top_to_bottom() -> None:
+    assert CONCEPTS
+    exec(compile("\n".join(CONCEPTS), "concepts.md", "exec"), {"__name__": "concepts"})
 
 
 def test_commands_and_targets_exist() -> None:

@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,10 +104,10 @@ class Passages:
         order = np.lexsort((-scores.logits, owners))
         chosen = order[np.arange(len(order)) - firsts[owners] < best]
 
-        def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
-            return np.bincount(owners, weights=values, minlength=count)
+        def total(values: NDArray[Any], texts: slice | NDArray[np.int64] = slice(None)) -> NDArray[Any]:
+            return np.bincount(owners[texts], weights=values[texts], minlength=count)
 
-        picked = np.bincount(owners[chosen], weights=scores.logits[chosen], minlength=count)
+        picked = total(scores.logits, chosen)
         gathered = replace(
             scores,
             logits=(picked / np.minimum(self.counts, best)).astype(np.float32),

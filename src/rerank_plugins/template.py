@@ -117,7 +117,7 @@ class DocumentTemplate:
                     content_start = len(text)
                     text += content
                 elif part.field is not None:
-                    text += self._value(part, metadata)
+                    text += self._show(metadata.get(part.field), part)
         return RenderedDocument(text, content_start)
 
     def _is_left_out(self, line: _Line, metadata: Mapping[str, Any]) -> bool:
@@ -129,8 +129,7 @@ class DocumentTemplate:
     def _is_absent(self, value: Any) -> bool:
         return value is None or (not self._keep_empty and isinstance(value, str) and not value)
 
-    def _value(self, part: _Part, metadata: Mapping[str, Any]) -> str:
-        value = metadata.get(part.field)  # type: ignore[call-overload]
+    def _show(self, value: Any, part: _Part) -> str:
         if self._is_absent(value):
             return ""
         try:

@@ -18,8 +18,10 @@ __all__ = ["Report", "traced"]
 # Told the ranking when there is one.
 Report = Callable[[Ranking], None]
 
+# A span holds 128 attributes by default; of the rest, SDKs drop one and log a line each.
+_DOCUMENT_ATTRIBUTES = 100
+
 _FIGURES = (
-    "documents",
     "passages",
     "tokens",
     "truncated",
@@ -46,7 +48,6 @@ def traced(
     if tracer is None:
         yield _ignore
         return
-    span: Any
     with tracer.start_as_current_span(
         "rerank", record_exception=False, set_status_on_exception=False
     ) as span:
@@ -58,13 +59,12 @@ def traced(
         try:
             yield lambda ranking: _report(span, call, ranking)
         except Exception as error:
+            description = type(error).__name__
             # What is said of bad input may quote it.
-            quoted = isinstance(error, InvalidInputError) and not settings.trace_content
-            if quoted:
-                _fail(span, type(error).__name__)
-            else:
+            if settings.trace_content or not isinstance(error, InvalidInputError):
                 span.record_exception(error)
-                _fail(span, f"{type(error).__name__}: {error}")
+                description = f"{description}: {error}"
+            _fail(span, description)
             raise
 
 
@@ -85,9 +85,7 @@ def _tracer() -> Any:
 
 
 def _report(span: Any, call: "_Attributes", ranking: Ranking) -> None:
-    # A span holds 128 attributes by default, and drops those set first: so the best documents come late,
-    # and what a reader looks for first is set again at the end.
-    span.set_attributes(call.ranked(ranking) | call.asked() | call.figures(ranking))
+    span.set_attributes(call.found(ranking))
     if not ranking.reranked:
         _fail(span, ranking.reason or "")
 
@@ -110,7 +108,7 @@ class _Attributes:
         self._documents = documents
 
     def asked(self) -> dict[str, Any]:
-        """Return what is known before scoring, the documents' texts aside."""
+        """Return what is known before scoring."""
         top_k = self._settings.top_k
         asked: dict[str, Any] = {
             "openinference.span.kind": "RERANKER",
@@ -121,25 +119,22 @@ class _Attributes:
             asked["reranker.model_name"] = self._info.model
         if self._settings.trace_content:
             asked["reranker.query"] = self._query
+            for i, text in enumerate(self._documents[: self._most]):
+                asked[f"reranker.input_documents.{i}.document.content"] = text
         return asked
 
-    def ranked(self, ranking: Ranking) -> dict[str, Any]:
-        """Return the documents, what matters least first."""
-        found: dict[str, Any] = {}
-        if self._settings.trace_content:
-            for i, text in reversed(list(enumerate(self._documents))):
-                found[f"reranker.input_documents.{i}.document.content"] = text
-        for rank, ranked in reversed(list(enumerate(ranking))):
+    def found(self, ranking: Ranking) -> dict[str, Any]:
+        """Return the best documents, what the ranking cost, and how it was made."""
+        found: dict[str, Any] = {f"rerank.{name}": getattr(ranking.stats, name) for name in _FIGURES}
+        found |= {"rerank.reranked": ranking.reranked, "rerank.reason": ranking.reason}
+        for rank, ranked in enumerate(ranking[: self._most]):
             place = f"reranker.output_documents.{rank}.document"
+            found |= {f"{place}.id": ranked.index, f"{place}.score": ranked.score}
             if self._settings.trace_content:
                 found[f"{place}.content"] = ranked.text
-            found[f"{place}.id"] = ranked.index
-            if ranked.score is not None:
-                found[f"{place}.score"] = ranked.score
-        return found
+        return {name: value for name, value in found.items() if value is not None}
 
-    def figures(self, ranking: Ranking) -> dict[str, Any]:
-        """Return what the ranking cost and how it was made."""
-        values = {f"rerank.{name}": getattr(ranking.stats, name) for name in _FIGURES}
-        values |= {"rerank.reranked": ranking.reranked, "rerank.reason": ranking.reason}
-        return {name: value for name, value in values.items() if value is not None}
+    @property
+    def _most(self) -> int:
+        """How many documents to tell of."""
+        return _DOCUMENT_ATTRIBUTES // (4 if self._settings.trace_content else 2)

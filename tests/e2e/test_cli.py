@@ -69,6 +69,20 @@ def test_stdin_limits_and_the_logit_scale() -> None:
     assert rank("-q", QUERY, stdin="") == []
 
 
+def test_long_documents_are_read_in_windows() -> None:
+    text = "A fist is a hand. " * 200 + "Goethe wrote Faust.\n" + "A fist is a hand.\n"
+    arguments = ("-q", QUERY, "--long-documents", "max_passage")
+    by_id = {row["id"]: row for row in rank(*arguments, stdin=text)}
+    start, end = by_id["1"]["passage"]  # type: ignore[misc]
+    assert "Goethe wrote Faust." in text[start:end]
+    assert start > 0
+    assert by_id["2"]["passage"] == [0, 17]
+    assert not by_id["1"]["truncated"]
+    capped = {row["id"]: row for row in rank(*arguments, "--max-passages", "1", stdin=text)}
+    assert capped["1"]["truncated"]
+    assert {row["passage"] for row in rank("-q", QUERY, stdin=text)} == {None}
+
+
 def test_the_table_shows_where_passages_came_from() -> None:
     done = run(
         "rank",

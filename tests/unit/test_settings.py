@@ -15,6 +15,7 @@ from rerank_plugins import InvalidInputError, RerankSettings, ScorerSettings
         ScorerSettings(model="bundled", device="cuda:1", dtype="float16", max_length=128, revision="abc"),
         RerankSettings(),
         RerankSettings(top_k=0, min_score=0.0, scale="logit", on_error="keep_order"),
+        RerankSettings(long_documents="max_passage", max_passages=None, passage_overlap=0, best_passages=2),
     ],
 )
 def test_json_and_pickle_round_trip(settings: ScorerSettings | RerankSettings) -> None:

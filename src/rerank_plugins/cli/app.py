@@ -63,6 +63,12 @@ def rank(
     dtype: Dtype = None,
     engine: Engine = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens of a pair.")] = None,
+    long_documents: Annotated[
+        str | None, typer.Option(help="truncate, or max_passage: read in windows, the best one counts.")
+    ] = None,
+    max_passages: Annotated[
+        int | None, typer.Option(help="Windows to read of a document with max_passage.")
+    ] = None,
     local_files_only: Offline = False,
 ) -> None:
     """Rerank passages for a query, or a whole run."""
@@ -89,7 +95,13 @@ def rank(
             "max_length": max_length,
             "local_files_only": local_files_only or None,
         },
-        rerank_options={"top_k": top_k, "min_score": min_score, "scale": scale},
+        rerank_options={
+            "top_k": top_k,
+            "min_score": min_score,
+            "scale": scale,
+            "long_documents": long_documents,
+            "max_passages": max_passages,
+        },
     )
 
 

@@ -52,11 +52,12 @@ def show_table(topic: Topic, ranking: Ranking, console: Console) -> None:
         table.add_column(heading, justify="left" if heading in {"id", "passage"} else "right")
     for rank, ranked in enumerate(ranking, start=1):
         docid, text = topic.documents[ranked.index]
+        start, end = ranked.passage or (0, None)
         cut = " [dim](cut)[/dim]" if ranked.truncated else ""
         score = "" if ranked.score is None else f"{ranked.score:.4f}"
         table.add_row(
             *(str(rank), str(ranked.index + 1), _plain(docid), score),
-            _plain(text[:160]) + cut,
+            _plain(text[start:end][:160]) + cut,
         )
     console.print(table)
 
@@ -83,6 +84,7 @@ def _to_jsonl(topic: Topic, ranking: Ranking, _: str) -> Iterator[str]:
             "logit": ranked.logit,
             "index": ranked.index,
             "truncated": ranked.truncated,
+            "passage": ranked.passage,
             "text": ranked.text,
         }
         yield json.dumps(row, ensure_ascii=False) + "\n"
