@@ -37,7 +37,7 @@ test-compat: $(COMPAT_TESTS) ## contract tests with the oldest and the newest su
 
 $(COMPAT_TESTS): test-compat-%: $(COMPAT)/%/.done
 	@$(COMPAT)/$*/bin/python -m pip freeze | grep -E '^(langchain-core|llama-index-core|haystack-ai)=='
-	$(COMPAT)/$*/bin/python -m pytest -r s tests/contract
+	$(COMPAT)/$*/bin/python -m pytest -r fEs tests/contract
 
 # Eager, so that a set that is made again has what is newest by then.
 $(COMPAT_SETS:%=$(COMPAT)/%/.done): $(COMPAT)/%/.done: tests/compat/%.txt pyproject.toml constraints.txt
