@@ -250,7 +250,7 @@ async def test_fifty_at_once_get_their_own_results() -> None:
     ranker = make_ranker(top_k=3)
     passages = [Document(id=p.id, content=p.text) for p in load_passages()]
     queries = [query.text for query in load_queries()]
-    jobs = [(queries[i % len(queries)], passages[i % 7 : i % 7 + 12]) for i in range(50)]
+    jobs = [(queries[i % len(queries)], passages[i % 7 : i % 7 + 4]) for i in range(50)]
     expected = [ranker.run(query, given)["documents"] for query, given in jobs]
 
     same(await asyncio.gather(*(ranker.run_async(query, given) for query, given in jobs)), expected)
@@ -260,8 +260,10 @@ async def test_fifty_at_once_get_their_own_results() -> None:
 
 async def test_fifty_runs_of_one_pipeline() -> None:
     sequential = make_pipeline(make_ranker(top_k=3))
-    queries = [load_queries()[i % len(load_queries())].text for i in range(50)]
-    expected = [sequential.run(inputs(query))["ranker"]["documents"] for query in queries]
+    few = [query.text for query in load_queries()[:5]]
+    alone = {query: sequential.run(inputs(query))["ranker"]["documents"] for query in few}
+    queries = few * 10
+    expected = [alone[query] for query in queries]
     pipeline = make_pipeline(make_ranker(top_k=3), AsyncPipeline)
     found = await asyncio.gather(*(pipeline.run_async(inputs(query)) for query in queries))
     same([part["ranker"] for part in found], expected)
