@@ -68,6 +68,9 @@ def rank(
     long_documents: Annotated[
         str | None, typer.Option(help="truncate, or max_passage: read in windows, the best one counts.")
     ] = None,
+    passage_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of a window with max_passage; default: what fits.")
+    ] = None,
     max_passages: Annotated[
         int | None, typer.Option(help="Windows to read of a document with max_passage.")
     ] = None,
@@ -104,6 +107,7 @@ def rank(
             "calibration": calibration,
             "fusion": fusion,
             "long_documents": long_documents,
+            "passage_tokens": passage_tokens,
             "max_passages": max_passages,
         },
     )
