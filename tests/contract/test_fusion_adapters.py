@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from haystack import Document as HaystackDocument
+from haystack import Pipeline
 from langchain_core.documents import Document
 from langchain_core.load import dumps, loads
 from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 
 from rerank_plugins import Calibration, CrossEncoderScorer, InvalidInputError, Reranker
+from rerank_plugins.haystack import CrossEncoderRanker
 from rerank_plugins.langchain import CrossEncoder
 from rerank_plugins.langchain import CrossEncoderRerank as LangChainRerank
 from rerank_plugins.llama_index import CrossEncoderRerank as LlamaIndexRerank
@@ -38,6 +41,13 @@ def nodes() -> list[NodeWithScore]:
     ]
 
 
+def contents() -> list[HaystackDocument]:
+    return [
+        HaystackDocument(id=str(i), content=text, score=score)
+        for i, (text, score) in enumerate(zip(TEXTS, FIRST, strict=True))
+    ]
+
+
 def expected(scorer: CrossEncoderScorer, fusion: Any, first: Any = FIRST) -> list[Any]:
     ranking = Reranker(scorer, fusion=fusion).rank(QUERY, TEXTS, first_stage=first)
     return [(str(document.index), document.score, document.fused) for document in ranking]
@@ -58,10 +68,12 @@ def of_nodes(found: list[NodeWithScore]) -> list[Any]:
     return [(node.node_id, node.score, node.metadata["rerank_fused"]) for node in found]
 
 
+def of_contents(found: dict[str, list[HaystackDocument]]) -> list[Any]:
+    return [(document.id, document.score, document.meta["rerank_fused"]) for document in found["documents"]]
+
+
 @pytest.mark.parametrize("fusion", FUSIONS)
-async def test_langchain_and_llama_index_agree_with_the_core(
-    fusion: Any, bundled: CrossEncoderScorer
-) -> None:
+async def test_adapters_agree_with_the_core(fusion: Any, bundled: CrossEncoderScorer) -> None:
     wanted = expected(bundled, fusion)
     given, before = documents(), documents()
     rerank = LangChainRerank(scorer=bundled, fusion=fusion, first_stage_key="bm25")
@@ -77,6 +89,12 @@ async def test_langchain_and_llama_index_agree_with_the_core(
     same(of_nodes(await postprocessor.apostprocess_nodes(nodes_given, query_str=QUERY)), wanted)
     assert nodes_given == nodes_before
 
+    contents_given, contents_before = contents(), contents()
+    ranker = CrossEncoderRanker(scorer=bundled, fusion=fusion)
+    same(of_contents(ranker.run(QUERY, contents_given)), wanted)
+    same(of_contents(await ranker.run_async(QUERY, contents_given)), wanted)
+    assert contents_given == contents_before
+
 
 def test_the_input_order_counts_where_there_are_no_scores(bundled: CrossEncoderScorer) -> None:
     wanted = expected(bundled, "rrf", None)
@@ -88,7 +106,10 @@ def test_the_input_order_counts_where_there_are_no_scores(bundled: CrossEncoderS
         of_nodes(LlamaIndexRerank(scorer=bundled, fusion="rrf").postprocess_nodes(bare, query_str=QUERY)),
         wanted,
     )
+    unscored = [HaystackDocument(id=document.id, content=document.content) for document in contents()]
+    same(of_contents(CrossEncoderRanker(scorer=bundled, fusion="rrf").run(QUERY, unscored)), wanted)
     for call in (
+        lambda: CrossEncoderRanker(scorer=bundled, fusion=0.5).run(QUERY, unscored),
         lambda: LangChainRerank(scorer=bundled, fusion=0.5).compress_documents(documents(), QUERY),
         lambda: LangChainRerank(scorer=bundled, fusion=0.5, first_stage_key="x").rerank(TEXTS, QUERY),
         lambda: LlamaIndexRerank(scorer=bundled, fusion=0.5).postprocess_nodes(bare, query_str=QUERY),
@@ -141,6 +162,9 @@ def test_what_fusion_notes_stays_out_of_texts_and_goes_with_the_next_pass(
     found = LangChainRerank(scorer=bundled, fusion="rrf").compress_documents(documents(), QUERY)
     unfused = LangChainRerank(scorer=bundled).compress_documents(found, QUERY)
     assert all("rerank_fused" not in document.metadata for document in unfused)
+    ranked = CrossEncoderRanker(scorer=bundled, fusion="rrf").run(QUERY, contents())["documents"]
+    reranked = CrossEncoderRanker(scorer=bundled).run(QUERY, ranked)["documents"]
+    assert all("rerank_fused" not in document.meta for document in reranked)
 
 
 def test_min_score_and_top_n_work_on_scores_in_fused_order(bundled: CrossEncoderScorer) -> None:
@@ -182,8 +206,15 @@ def test_serialising_keeps_fusion_and_calibration(form: str, tmp_path: Path) -> 
         assert twin.to_dict() == postprocessor.to_dict()
         same(of_nodes(twin.postprocess_nodes(nodes(), query_str=QUERY)), wanted)
 
+    pipeline = Pipeline()
+    pipeline.add_component("ranker", CrossEncoderRanker(**options))
+    loaded = Pipeline.loads(pipeline.dumps())
+    assert loaded.to_dict() == pipeline.to_dict()
+    found = loaded.run({"ranker": {"query": QUERY, "documents": contents()}})["ranker"]
+    same(of_contents(found), wanted)
 
-def test_calibrated_scores_are_the_same_in_both(bundled: CrossEncoderScorer) -> None:
+
+def test_calibrated_scores_are_the_same_everywhere(bundled: CrossEncoderScorer) -> None:
     options: Any = {"scorer": bundled, "scale": "calibrated", "calibration": CALIBRATION}
     logits = bundled.score(QUERY, TEXTS)
     by_text = dict(zip(TEXTS, CALIBRATION.apply(logits).tolist(), strict=True))
@@ -192,6 +223,8 @@ def test_calibrated_scores_are_the_same_in_both(bundled: CrossEncoderScorer) -> 
         assert "rerank_fused" not in document.metadata
     for node in LlamaIndexRerank(**options).postprocess_nodes(nodes(), query_str=QUERY):
         assert node.score == pytest.approx(by_text[node.text], abs=1e-5)
+    for content in CrossEncoderRanker(**options).run(QUERY, contents())["documents"]:
+        assert content.score == pytest.approx(by_text[content.content], abs=1e-5)
     found = CrossEncoder(**options).score([(QUERY, text) for text in TEXTS])
     assert found == pytest.approx(list(by_text.values()), abs=1e-5)
     with pytest.raises(InvalidInputError, match="needs a calibration"):
