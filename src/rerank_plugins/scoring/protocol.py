@@ -32,7 +32,7 @@ class ScorerInfo:
         max_length: Tokens of a pair at most, special tokens included.
         max_query_tokens: Tokens of a query at most.
         max_batch_tokens: Padded tokens of a batch at most.
-        memory: Bytes held by the weights on the device.
+        memory: Bytes held on the devices by the weights, and by CUDA graphs captured at load.
         reasons: For each choice made by `"auto"`, why it was made; and notes from loading.
     """
 

@@ -5,7 +5,8 @@ from dataclasses import asdict, replace
 from math import inf
 from typing import Any
 
-from haystack import Document, tracing
+from haystack import Document
+from haystack.tracing.tracer import tracer
 
 from rerank_plugins._adapters import FUSED_KEY, NOT_RERANKED, PASSAGE_KEY, content_passage
 from rerank_plugins.errors import InvalidTypeError
@@ -116,6 +117,6 @@ def _first_stage(document: Document) -> float:
 
 def _tag_span(tags: dict[str, Any]) -> None:
     """Tag the span that Haystack runs the component in; without a tracer this does nothing."""
-    span = tracing.tracer.current_span()
+    span = tracer.current_span()
     if span is not None:
         span.set_tags(tags)
