@@ -100,6 +100,7 @@ def plot_reliability(measured: Mapping[str, Reliability]) -> "Figure":
         sizes.stairs(data.counts, data.edges, label=name)
     curves.set_ylabel("share that is relevant")
     curves.legend(fontsize=8)
+    sizes.set_yscale("symlog", linthresh=1)  # nearly all candidates are in the lowest bin
     sizes.set_ylabel("pairs")
     sizes.set_xlabel("probability")
     for axes in (curves, sizes):
