@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rerank_plugins.calibration import Calibration
     from rerank_plugins.errors import (
         InvalidInputError,
         InvalidTypeError,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from rerank_plugins.template import DocumentTemplate, RenderedDocument
 
 __all__ = [
+    "Calibration",
     "CrossEncoderScorer",
     "DocumentTemplate",
     "InvalidInputError",
@@ -59,6 +61,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _MODULES = {
+    "Calibration": "calibration",
     "CrossEncoderScorer": "scoring.cross_encoder",
     "DocumentTemplate": "template",
     "PreviewedPair": "preview",

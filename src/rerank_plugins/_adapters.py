@@ -1,10 +1,21 @@
 """What the three adapters share: flat options in, a lazy reranker out."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+)
 
+from rerank_plugins.calibration import Calibration
 from rerank_plugins.errors import InvalidInputError, MissingExtraError
 from rerank_plugins.lazy import LazyReranker
 from rerank_plugins.reranker import Reranker
@@ -12,6 +23,7 @@ from rerank_plugins.scoring.protocol import Scorer
 from rerank_plugins.settings import (
     Dtype,
     EngineName,
+    Fusion,
     LongDocuments,
     OnError,
     RerankSettings,
@@ -21,10 +33,21 @@ from rerank_plugins.settings import (
 )
 from rerank_plugins.template import DocumentTemplate
 
-__all__ = ["NOT_RERANKED", "PASSAGE_KEY", "RerankFields", "content_passage", "lazy_reranker", "missing_extra"]
+__all__ = [
+    "FUSED_KEY",
+    "NOT_RERANKED",
+    "PASSAGE_KEY",
+    "RerankFields",
+    "content_passage",
+    "lazy_reranker",
+    "missing_extra",
+    "plain_calibration",
+]
 
 # Metadata keys: characters [start, end) of the best window in the framework's own content ...
 PASSAGE_KEY = "rerank_passage"
+# ... what the order goes by, with `fusion` ...
+FUSED_KEY = "rerank_fused"
 # ... and, where scoring failed and the order was kept, False and the reason.
 NOT_RERANKED = ("reranked", "rerank_reason")
 
@@ -54,6 +77,13 @@ def content_passage(
         return None
     start, end = (min(max(place - content_start, 0), content_length) for place in passage)
     return (start, end) if start < end or not content_length else None
+
+
+def plain_calibration(calibration: Any) -> Any:
+    """Return a calibration as frameworks can serialise it: its fields, or a path."""
+    if isinstance(calibration, Calibration):
+        return asdict(calibration)
+    return str(calibration) if isinstance(calibration, Path) else calibration
 
 
 def lazy_reranker(
@@ -108,6 +138,8 @@ class RerankFields(BaseModel):
     top_n: int | None = Field(None, validation_alias=AliasChoices("top_n", "top_k"))
     min_score: float | None = None
     scale: Scale | None = None
+    calibration: Annotated[dict[str, Any] | str | None, BeforeValidator(plain_calibration)] = None
+    fusion: Fusion | None = None
     on_error: OnError | None = None
     long_documents: LongDocuments | None = None
     passage_tokens: int | None = None

@@ -5,13 +5,13 @@ from typing import Any
 
 from langchain_core.documents import Document
 
-from rerank_plugins._adapters import NOT_RERANKED, PASSAGE_KEY, content_passage
+from rerank_plugins._adapters import FUSED_KEY, NOT_RERANKED, PASSAGE_KEY, content_passage
 from rerank_plugins.errors import InvalidInputError, InvalidTypeError
 from rerank_plugins.inputs import shorten
 from rerank_plugins.ranking import Ranking
 from rerank_plugins.template import DocumentTemplate, RenderedDocument
 
-__all__ = ["AnyDocument", "copy_ranked", "read_documents", "to_rows", "unpack"]
+__all__ = ["AnyDocument", "copy_ranked", "first_stage", "read_documents", "to_rows", "unpack"]
 
 AnyDocument = str | Document | Mapping[str, Any]
 
@@ -53,6 +53,13 @@ def read_documents(
     return [template.render(content, metadata) for content, metadata in parts]
 
 
+def first_stage(documents: Sequence[AnyDocument], key: str | None) -> list[Any] | None:
+    """Return the scores that documents carry in their metadata; None without a key."""
+    if key is None:
+        return None
+    return [metadata.get(key) for _, metadata in map(_split, documents, range(len(documents)))]
+
+
 def copy_ranked(
     documents: Sequence[Document],
     read: Sequence[RenderedDocument],
@@ -77,6 +84,8 @@ def copy_ranked(
         metadata = _unmarked(document.metadata) | _marks(ranking)
         if ranking.reranked:
             metadata = _put(metadata, score_key, ranked.score)
+        if ranked.fused is not None:
+            metadata[FUSED_KEY] = ranked.fused
         passage = content_passage(ranked.passage, read[ranked.index].content_start, len(content))
         if passage is not None:
             metadata = _put(metadata, PASSAGE_KEY, list(passage))
@@ -98,9 +107,9 @@ def _marks(ranking: Ranking) -> dict[str, Any]:
 
 
 def _unmarked(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return metadata without the marks of an earlier call that failed."""
-    ours = metadata.keys() >= set(NOT_RERANKED)
-    return {k: v for k, v in metadata.items() if not (ours and k in NOT_RERANKED)}
+    """Return metadata without what an earlier call said of its order, or of its failure."""
+    marks = {FUSED_KEY, *NOT_RERANKED} if metadata.keys() >= set(NOT_RERANKED) else {FUSED_KEY}
+    return {k: v for k, v in metadata.items() if k not in marks}
 
 
 def _put(metadata: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:

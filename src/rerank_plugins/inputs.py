@@ -1,11 +1,20 @@
 """Checks of what callers hand in. Every error names the value, its position, and the fix."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Real
 from typing import Any
 
 from rerank_plugins.errors import InvalidInputError, InvalidTypeError
 
-__all__ = ["check_documents", "check_pairs", "check_query", "refuse_surrogates", "shorten"]
+__all__ = [
+    "check_documents",
+    "check_first_stage",
+    "check_pairs",
+    "check_query",
+    "refuse_surrogates",
+    "shorten",
+]
 
 
 def shorten(value: object, limit: int = 80) -> str:
@@ -67,6 +76,39 @@ def _check_pair(pair: Any, i: int) -> tuple[str, str]:
         msg = f"pairs[{i}] must be (query, document), but got {shorten(pair)}"
         raise InvalidTypeError(msg)
     return _check_text(pair[0], f"pairs[{i}][0]"), _check_text(pair[1], f"pairs[{i}][1]")
+
+
+def check_first_stage(scores: Iterable[Any], count: int) -> list[float]:
+    """Return first-stage scores of `count` documents, NaN for None.
+
+    Raises:
+        InvalidInputError: If there are more or fewer, or one is NaN or infinite.
+        InvalidTypeError: If `scores` is not iterable, or one is neither a number nor None.
+    """
+    if isinstance(scores, str | bytes) or not isinstance(scores, Iterable):
+        msg = f"first_stage must be a list of numbers, but got {shorten(scores)}"
+        raise InvalidTypeError(msg)
+    checked = [_check_number(score, f"first_stage[{i}]") for i, score in enumerate(scores)]
+    if len(checked) != count:
+        msg = f"first_stage must have one score for each document, but got {len(checked)} for {count}"
+        raise InvalidInputError(msg)
+    return checked
+
+
+def _check_number(value: Any, name: str) -> float:
+    if value is None:
+        return math.nan
+    if not isinstance(value, Real):
+        msg = f"{name} must be a number or None, but got {type(value).__name__}: {shorten(value)}"
+        raise InvalidTypeError(msg)
+    try:
+        number = float(value)
+    except OverflowError:  # an int that no float can hold
+        number = math.inf
+    if not math.isfinite(number):
+        msg = f"{name} must be finite, but got {shorten(value)}; give None for a document without a score"
+        raise InvalidInputError(msg)
+    return number
 
 
 def refuse_surrogates(texts: Iterable[str]) -> None:

@@ -28,7 +28,14 @@ try:
     from langchain_core.runnables import RunnableConfig, RunnableSerializable
     from langchain_core.runnables.config import ensure_config
 
-    from rerank_plugins._langchain import AnyDocument, copy_ranked, read_documents, to_rows, unpack
+    from rerank_plugins._langchain import (
+        AnyDocument,
+        copy_ranked,
+        first_stage,
+        read_documents,
+        to_rows,
+        unpack,
+    )
 except ImportError as error:
     raise missing_extra("langchain", error) from error
 
@@ -53,7 +60,12 @@ class CrossEncoderRerank(
         model: Hub id, local folder or `"bundled"`.
         top_n: How many documents to return at most; None: all. `top_k` is another spelling.
         min_score: Lowest score to keep, inclusive, on `scale`.
-        scale: `"probability"` or `"logit"`.
+        scale: `"probability"`, `"logit"`, or `"calibrated"`, which needs a calibration.
+        calibration: A `Calibration`, its fields, or the path of its file.
+        fusion: `"rrf"`, or the cross-encoder's weight: the order goes by the first stage too, and what it
+            goes by is in `metadata["rerank_fused"]`. The score stays the model's own.
+        first_stage_key: For `fusion`: metadata key of the first stage's score, higher is better. None: the
+            order of the documents counts, which is enough for `"rrf"`.
         document_template: What of a document is scored, for example `"{title}\n{content}"`; other names
             than `content` are metadata keys.
         long_documents: `"truncate"` or `"max_passage"`; with the latter the character offsets of the best
@@ -81,6 +93,7 @@ class CrossEncoderRerank(
 
     return_passages: bool = False
     score_key: str = "relevance_score"
+    first_stage_key: str | None = None
 
     _kept: "_Kept | None" = PrivateAttr(None)
 
@@ -142,7 +155,8 @@ class CrossEncoderRerank(
             InvalidInputError: If a document holds no text.
         """
         texts = [each.text for each in read_documents(documents, self._template)]
-        return to_rows(self._get().rank(query, texts, **given(top_k=top_n)))
+        first = first_stage(documents, self.first_stage_key)
+        return to_rows(self._get().rank(query, texts, first_stage=first, **given(top_k=top_n)))
 
     async def arerank(
         self,
@@ -153,7 +167,9 @@ class CrossEncoderRerank(
     ) -> list[dict[str, Any]]:
         """Rank like `rerank`, without blocking the event loop."""
         texts = [each.text for each in read_documents(documents, self._template)]
-        return to_rows(await (await self._aget()).arank(query, texts, **given(top_k=top_n)))
+        first = first_stage(documents, self.first_stage_key)
+        reranker = await self._aget()
+        return to_rows(await reranker.arank(query, texts, first_stage=first, **given(top_k=top_n)))
 
     def preview(self, documents: Sequence[AnyDocument], query: str) -> list[PreviewedPair]:
         """Return what the model would read of each document, and how many tokens; nothing is scored.
@@ -209,14 +225,16 @@ class CrossEncoderRerank(
     def _rank(self, state: dict[str, Any], **changes: Any) -> list[Document]:
         documents, query = unpack(state)
         read = read_documents(documents, self._template)
-        ranking = self._get().rank(query, [each.text for each in read], **_policy(changes))
+        texts, first = [each.text for each in read], first_stage(documents, self.first_stage_key)
+        ranking = self._get().rank(query, texts, first_stage=first, **_policy(changes))
         return self._copy(documents, read, ranking)
 
     async def _arank(self, state: dict[str, Any], **changes: Any) -> list[Document]:
         documents, query = unpack(state)
         read = read_documents(documents, self._template)
+        texts, first = [each.text for each in read], first_stage(documents, self.first_stage_key)
         reranker = await self._aget()
-        ranking = await reranker.arank(query, [each.text for each in read], **_policy(changes))
+        ranking = await reranker.arank(query, texts, first_stage=first, **_policy(changes))
         return self._copy(documents, read, ranking)
 
     def _copy(
@@ -251,17 +269,19 @@ class CrossEncoderRerank(
 class CrossEncoder(BaseCrossEncoder):
     """Our engine for code that takes LangChain's `BaseCrossEncoder`, such as its `CrossEncoderReranker`.
 
-    Its scores are final: `RERANK_TOP_K`, `RERANK_MIN_SCORE` and `RERANK_ON_ERROR` do not apply. None means
-    "not given" for every setting. The model loads on first use. Pickling carries the settings.
+    Its scores are final: `RERANK_TOP_K`, `RERANK_MIN_SCORE`, `RERANK_ON_ERROR` and `RERANK_FUSION` do not
+    apply. None means "not given" for every setting. The model loads on first use. Pickling carries the
+    settings.
 
     Args:
         model: Hub id, local folder or `"bundled"`; see `ScorerSettings.model`.
         scale: `"probability"` (the default, 0 to 1) or `"logit"`, the model's own output, which
-            `HuggingFaceCrossEncoder` returns for the MS MARCO models. The order is the same.
+            `HuggingFaceCrossEncoder` returns for the MS MARCO models. The order is the same. Or
+            `"calibrated"`.
         scorer: A scorer that is ready, instead of a model.
         **options: Fields of `ScorerSettings` (`device`, `dtype`, `engine`, `max_length`, ...), and
-            of `RerankSettings` `long_documents`, `passage_tokens`, `passage_overlap`, `max_passages` and
-            `best_passages`.
+            of `RerankSettings` `calibration`, `long_documents`, `passage_tokens`, `passage_overlap`,
+            `max_passages` and `best_passages`.
 
     Raises:
         InvalidInputError: If a setting is invalid, or model and scorer are given.
@@ -286,7 +306,7 @@ class CrossEncoder(BaseCrossEncoder):
         self._lazy = LazyReranker(
             scorer=scorer,
             scorer_options=options,
-            rerank_options=policy | {"top_k": None, "min_score": None, "on_error": "raise"},
+            rerank_options=policy | {"top_k": None, "min_score": None, "on_error": "raise", "fusion": None},
         )
 
     def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
@@ -337,7 +357,15 @@ def _kept(settings: ScorerSettings) -> _Kept:
 
 
 # The settings of a reranker that a `BaseCrossEncoder` has use for.
-_POLICY = ("scale", "long_documents", "passage_tokens", "passage_overlap", "max_passages", "best_passages")
+_POLICY = (
+    "scale",
+    "calibration",
+    "long_documents",
+    "passage_tokens",
+    "passage_overlap",
+    "max_passages",
+    "best_passages",
+)
 
 
 def _policy(changes: Mapping[str, Any]) -> dict[str, Any]:

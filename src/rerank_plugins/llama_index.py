@@ -5,7 +5,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from rerank_plugins._adapters import NOT_RERANKED, PASSAGE_KEY, RerankFields, content_passage, missing_extra
+from rerank_plugins._adapters import (
+    FUSED_KEY,
+    NOT_RERANKED,
+    PASSAGE_KEY,
+    RerankFields,
+    content_passage,
+    missing_extra,
+)
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.inputs import check_query
 from rerank_plugins.preview import PreviewedPair
@@ -26,7 +33,7 @@ dispatcher = get_dispatcher(__name__)
 
 RETRIEVAL_SCORE = "retrieval_score"
 # What one pass says about itself; the next pass says it anew.
-MARKS = frozenset({*NOT_RERANKED, PASSAGE_KEY})
+MARKS = frozenset({*NOT_RERANKED, PASSAGE_KEY, FUSED_KEY})
 # Never part of the text that is scored, whatever the metadata mode.
 OURS = MARKS | {RETRIEVAL_SCORE}
 
@@ -64,7 +71,12 @@ class CrossEncoderRerank(RerankFields, BaseNodePostprocessor):
         model: Hub id, local folder or `"bundled"`.
         top_n: How many nodes to return at most; None: all. `top_k` is another spelling.
         min_score: Lowest score to keep, inclusive, on `scale`.
-        scale: `"probability"` or `"logit"`.
+        scale: `"probability"`, `"logit"`, or `"calibrated"`, which needs a calibration.
+        calibration: A `Calibration`, its fields, or the path of its file.
+        fusion: `"rrf"`, or the cross-encoder's weight: the order goes by the first stage too, that is, by
+            the score a node came with, and what it goes by is in `metadata["rerank_fused"]` of a copy of
+            the node. `score` stays the model's own. If `metadata["retrieval_score"]` was kept by an earlier
+            pass, that is the first stage's score.
         metadata_mode: Which metadata belong to the text that is scored. The default is what LlamaIndex
             embeds; `MetadataMode.NONE` scores the text alone.
         document_template: Text that is scored, such as `"{title}: {content}"`, over the node's text and
@@ -124,7 +136,8 @@ class CrossEncoderRerank(RerankFields, BaseNodePostprocessor):
             return []
         with self._announced(nodes, query) as call:
             scored = [self._scored(node.node) for node in nodes]
-            call.ranking = self._lazy.get().rank(query, [document.text for document in scored])
+            texts, first = [document.text for document in scored], [_retrieved(node) for node in nodes]
+            call.ranking = self._lazy.get().rank(query, texts, first_stage=first)
             call.result = self._to_nodes(nodes, scored, call.ranking)
         return call.result
 
@@ -137,8 +150,9 @@ class CrossEncoderRerank(RerankFields, BaseNodePostprocessor):
             return []
         with self._announced(nodes, query) as call:
             scored = [self._scored(node.node) for node in nodes]
+            texts, first = [document.text for document in scored], [_retrieved(node) for node in nodes]
             reranker = await self._lazy.aget()
-            call.ranking = await reranker.arank(query, [document.text for document in scored])
+            call.ranking = await reranker.arank(query, texts, first_stage=first)
             call.result = self._to_nodes(nodes, scored, call.ranking)
         return call.result
 
@@ -165,8 +179,9 @@ class CrossEncoderRerank(RerankFields, BaseNodePostprocessor):
     def _to_node(self, source: NodeWithScore, scored: "_Scored", ranked: RankedDocument) -> NodeWithScore:
         notes: dict[str, Any] = {}
         if self.keep_retrieval_score:
-            # A score kept by an earlier pass is the retriever's; ours of that pass is not.
-            notes[RETRIEVAL_SCORE] = source.node.metadata.get(RETRIEVAL_SCORE, source.score)
+            notes[RETRIEVAL_SCORE] = _retrieved(source)
+        if ranked.fused is not None:
+            notes[FUSED_KEY] = ranked.fused
         passage = content_passage(ranked.passage, scored.content_start, len(scored.content))
         if passage is not None:
             notes[PASSAGE_KEY] = list(passage)
@@ -225,6 +240,12 @@ def _query_of(query_bundle: QueryBundle | None) -> str:
     if query_bundle is None:
         raise InvalidInputError("a query must be given as query_bundle or query_str, but got None")
     return check_query(query_bundle.query_str)
+
+
+def _retrieved(node: NodeWithScore) -> float | None:
+    """Return the retriever's score: that kept by an earlier pass, whose own score is not."""
+    score: float | None = node.node.metadata.get(RETRIEVAL_SCORE, node.score)
+    return score
 
 
 def _start_of(content: str, text: str, node: BaseNode) -> int:

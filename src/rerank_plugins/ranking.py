@@ -21,6 +21,7 @@ class RankedDocument:
         passage: Characters [start, end) of the best window in `text`, with
             `long_documents="max_passage"`; `(0, len(text))` if one window holds all of it. Else None.
         passages: How many windows of it were read; 1 without windows.
+        fused: What the order goes by, with `fusion`: of use within one ranking only. Else None.
     """
 
     index: int
@@ -31,6 +32,7 @@ class RankedDocument:
     tokens: int
     passage: tuple[int, int] | None = None
     passages: int = 1
+    fused: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +85,10 @@ class Ranking(Sequence[RankedDocument]):
     """Ranked documents, best first.
 
     Attributes:
-        documents: The documents, best first; ties keep their input order.
+        documents: The documents, best first; ties keep their input order. With `fusion` best is what is best
+            by `fused`.
         stats: What the ranking cost.
-        scale: The scale of every `score`, `"probability"` or `"logit"`.
+        scale: The scale of every `score`: `"probability"`, `"logit"` or `"calibrated"`.
         reranked: False if scoring failed and the input order was kept (`on_error="keep_order"`).
         reason: Why it was not reranked, else None.
     """

@@ -1,27 +1,29 @@
 """`Reranker`: the policy on top of a scorer. Order, scale, threshold, cut, and what to do on failure.
 
-The order of steps is always: score (long documents in windows, if so set), sort by logit (ties keep input
-order), drop below `min_score`, cut to `top_k`.
+The order of steps is always: score (long documents in windows, if so set), sort by logit or, with `fusion`,
+by fused value (ties keep input order), drop below `min_score`, cut to `top_k`.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
+from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rerank_plugins.calibration import PLAIN, Calibration
 from rerank_plugins.errors import InvalidInputError, ScoringError
+from rerank_plugins.fusion import best_first, fuse, read_first_stage
 from rerank_plugins.inputs import check_documents, check_query
 from rerank_plugins.passages import Passages, window_scorer
 from rerank_plugins.preview import PreviewedPair, preview
 from rerank_plugins.ranking import RankedDocument, Ranking, RankingStats
 from rerank_plugins.scoring.protocol import DetailedScorer, Scorer, ScorerInfo, Scores
-from rerank_plugins.settings import LongDocuments, OnError, RerankSettings, Scale, ScorerSettings
+from rerank_plugins.settings import Fusion, LongDocuments, OnError, RerankSettings, Scale, ScorerSettings
 from rerank_plugins.tracing import Report, traced
 
 __all__ = ["UNSET", "Reranker", "Unset", "given"]
@@ -57,6 +59,8 @@ class Reranker:
         top_k: See `RerankSettings.top_k`.
         min_score: See `RerankSettings.min_score`.
         scale: See `RerankSettings.scale`.
+        calibration: See `RerankSettings.calibration`.
+        fusion: See `RerankSettings.fusion`.
         on_error: See `RerankSettings.on_error`.
         long_documents: See `RerankSettings.long_documents`.
         passage_tokens: See `RerankSettings.passage_tokens`.
@@ -86,6 +90,8 @@ class Reranker:
         top_k: int | Unset | None = UNSET,
         min_score: float | Unset | None = UNSET,
         scale: Scale | Unset = UNSET,
+        calibration: Calibration | Mapping[str, Any] | str | Path | Unset | None = UNSET,
+        fusion: Fusion | Unset | None = UNSET,
         on_error: OnError | Unset = UNSET,
         long_documents: LongDocuments | Unset = UNSET,
         passage_tokens: int | Unset | None = UNSET,
@@ -103,25 +109,25 @@ class Reranker:
             )
             raise InvalidInputError(msg)
         self.scorer = scorer
-        base = settings if settings is not None else RerankSettings(**{})
-        self.settings = _override(
-            base,
-            given(
-                top_k=top_k,
-                min_score=min_score,
-                scale=scale,
-                on_error=on_error,
-                long_documents=long_documents,
-                passage_tokens=passage_tokens,
-                passage_overlap=passage_overlap,
-                max_passages=max_passages,
-                best_passages=best_passages,
-                tracing=tracing,
-                trace_content=trace_content,
-            ),
+        options = given(
+            top_k=top_k,
+            min_score=min_score,
+            scale=scale,
+            calibration=calibration,
+            fusion=fusion,
+            on_error=on_error,
+            long_documents=long_documents,
+            passage_tokens=passage_tokens,
+            passage_overlap=passage_overlap,
+            max_passages=max_passages,
+            best_passages=best_passages,
+            tracing=tracing,
+            trace_content=trace_content,
         )
+        self.settings = RerankSettings(**options) if settings is None else _override(settings, options)
         if self.settings.long_documents == "max_passage":
             window_scorer(scorer, 'long_documents="max_passage"')
+        _warn_of_another_model(scorer, self.settings.calibration)
 
     @classmethod
     def from_settings(
@@ -141,6 +147,7 @@ class Reranker:
         query: str,
         documents: Iterable[str],
         *,
+        first_stage: Sequence[float | None] | None = None,
         top_k: int | Unset | None = UNSET,
         min_score: float | Unset | None = UNSET,
         scale: Scale | Unset = UNSET,
@@ -150,6 +157,9 @@ class Reranker:
         Args:
             query: The query; blank text is scored like any text.
             documents: The documents; `[]` gives an empty ranking.
+            first_stage: For `fusion`, and looked at only then: the first stage's score of each document,
+                higher is better, None where it has none. Without any, `fusion="rrf"` takes the order
+                of `documents`.
             top_k: Overrides the setting for this call; None means all.
             min_score: Overrides the setting for this call; None means no threshold.
             scale: Overrides the setting for this call.
@@ -158,10 +168,12 @@ class Reranker:
             The documents that pass `min_score`, best first, at most `top_k`.
 
         Raises:
-            InvalidInputError: If the query or a document is not a string, or a setting is invalid.
+            InvalidInputError: If the query or a document is not a string, a setting is invalid, or
+                `fusion` is a weight and no document has a first-stage score.
             ScoringError: If scoring fails and `on_error` is `"raise"`.
         """
-        call = _Call(self, query, documents, given(top_k=top_k, min_score=min_score, scale=scale))
+        changes = given(top_k=top_k, min_score=min_score, scale=scale)
+        call = _Call(self, query, documents, first_stage, changes)
         with call.traced() as report:
             try:
                 passages = call.split()
@@ -176,12 +188,14 @@ class Reranker:
         query: str,
         documents: Iterable[str],
         *,
+        first_stage: Sequence[float | None] | None = None,
         top_k: int | Unset | None = UNSET,
         min_score: float | Unset | None = UNSET,
         scale: Scale | Unset = UNSET,
     ) -> Ranking:
         """Rank like `rank`, without blocking the event loop."""
-        call = _Call(self, query, documents, given(top_k=top_k, min_score=min_score, scale=scale))
+        changes = given(top_k=top_k, min_score=min_score, scale=scale)
+        call = _Call(self, query, documents, first_stage, changes)
         with call.traced() as report:
             try:
                 # Looking for windows tokenises, which is no work for the event loop.
@@ -255,17 +269,23 @@ def _plain(scorer: Scorer, query: str, documents: list[str]) -> Scores:
     return Scores(logits, np.zeros(len(documents), dtype=np.int32), none_cut, none_cut)
 
 
-def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return 1 / (1 + exp(-x)) without overflow for large negative x."""
-    small = np.exp(-np.abs(logits))
-    return np.where(logits >= 0, 1.0, small) / (1.0 + small)
+def _warn_of_another_model(scorer: Scorer, calibration: Calibration | None) -> None:
+    model = getattr(getattr(scorer, "info", None), "model", None)
+    of = None if calibration is None else calibration.model
+    if of is not None and model is not None and of != model:
+        logger.warning("the calibration was fitted for %s, but the scorer's model is %s", of, model)
 
 
 class _Call:
     """One call of `rank`: checked input, effective settings, and a clock."""
 
     def __init__(
-        self, reranker: Reranker, query: str, documents: Iterable[str], changes: dict[str, Any]
+        self,
+        reranker: Reranker,
+        query: str,
+        documents: Iterable[str],
+        first_stage: Sequence[float | None] | None,
+        changes: dict[str, Any],
     ) -> None:
         self.started = time.perf_counter()
         self.scorer = reranker.scorer
@@ -273,6 +293,7 @@ class _Call:
         self.settings = _override(reranker.settings, changes)
         self.query = check_query(query)
         self.documents = list(check_documents(documents))
+        self.first_stage = read_first_stage(self.settings.fusion, first_stage, len(self.documents))
 
     def traced(self) -> AbstractContextManager[Report]:
         return traced(self.settings, self.info, self.query, self.documents)
@@ -290,9 +311,12 @@ class _Call:
     def finish(self, passages: Passages, of_texts: Scores) -> Ranking:
         scores, best = passages.gather(of_texts, self.settings.best_passages)
         logits = scores.logits.astype(np.float64)
-        values = _sigmoid(logits) if self.settings.scale == "probability" else logits
-        # Sort on the logit: a sigmoid may saturate and tie. Stable, so ties keep input order.
-        order = np.argsort(-logits, kind="stable")
+        scale = {"logit": None, "probability": PLAIN, "calibrated": self.settings.calibration}
+        calibration = scale[self.settings.scale]
+        values = logits if calibration is None else calibration.apply(logits)
+        fused = fuse(self.settings.fusion, logits, self.first_stage)
+        # Sort on the logit: a probability may saturate and tie.
+        order = best_first(logits, fused)
         if self.settings.min_score is not None:
             order = order[values[order] >= self.settings.min_score]
         ranked = tuple(
@@ -305,6 +329,7 @@ class _Call:
                 tokens=int(scores.document_tokens[i]),
                 passage=None if passages.spans is None else passages.spans[best[i]],
                 passages=int(passages.counts[i]),
+                fused=None if fused is None else float(fused[i]),
             )
             for i in order[: self.settings.top_k].tolist()
         )

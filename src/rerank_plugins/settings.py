@@ -6,17 +6,21 @@ always wins over the environment.
 """
 
 import math
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from rerank_plugins.calibration import Calibration
 from rerank_plugins.errors import InvalidInputError
 
 __all__ = [
     "DEFAULT_MODEL",
     "Dtype",
     "EngineName",
+    "Fusion",
     "LongDocuments",
     "OnError",
     "RerankSettings",
@@ -29,7 +33,7 @@ DEFAULT_MODEL = "cross-encoder/ms-marco-MiniLM-L6-v2"
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 EngineName = Literal["auto", "torch", "openvino", "onnx", "transformers"]
-Scale = Literal["probability", "logit"]
+Scale = Literal["probability", "logit", "calibrated"]
 OnError = Literal["raise", "keep_order"]
 LongDocuments = Literal["truncate", "max_passage"]
 
@@ -40,6 +44,31 @@ def _not_nan(value: float) -> float:
     if math.isnan(value):
         raise ValueError("must be a number")
     return value
+
+
+def _check_fusion(value: Any) -> Any:
+    """Return None, "rrf" or a weight; one message for what is none of them."""
+    if value is None or value == "rrf":
+        return value
+    try:
+        # True would be a weight that fuses nothing.
+        weight = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        weight = math.nan
+    if not 0 <= weight <= 1:
+        msg = f'fusion must be None, "rrf" or a weight from 0 to 1, but got {value!r}'
+        raise InvalidInputError(msg)
+    return weight
+
+
+# Reciprocal rank fusion, or the weight of the cross-encoder.
+Fusion = Annotated[Literal["rrf"] | float, BeforeValidator(_check_fusion)]
+
+
+def _read_calibration(value: Any) -> Any:
+    if isinstance(value, str | Path):
+        return Calibration.load(value)
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def describe(error: ValidationError, owner: str) -> str:
@@ -62,6 +91,7 @@ class _Settings(BaseSettings):
         frozen=True,
         extra="forbid",
         protected_namespaces=(),
+        ser_json_inf_nan="strings",  # JSON has no infinity; null would be another setting
     )
 
     def __init__(self, **values: Any) -> None:
@@ -135,8 +165,15 @@ class RerankSettings(_Settings):
         top_k: How many documents to return at most, after `min_score`. None: all. 0: none.
         min_score: Lowest score to keep, inclusive, on `scale`, applied before `top_k`. None keeps
             everything; 0.0 is a threshold like any other.
-        scale: `"probability"` is the sigmoid of the logit (0 to 1), `"logit"` the model's own output.
-            A document's score never depends on the other documents.
+        scale: `"probability"` is the sigmoid of the logit (0 to 1), `"logit"` the model's own output,
+            `"calibrated"` what `calibration` makes of it (0 to 1). A document's score never depends on the
+            other documents.
+        calibration: What `scale="calibrated"` needs: a `Calibration`, its fields, or the path of a file that
+            `Calibration.save` wrote (as `RERANK_CALIBRATION` is), which is read at once.
+        fusion: What the order goes by, besides the cross-encoder. None: nothing. `"rrf"`: the first
+            stage's order too, by reciprocal ranks. A weight: the first stage's scores too; 1.0 counts the
+            cross-encoder alone, 0.0 the first stage alone. Scores, logits and `min_score` stay as they are.
+            See `rerank_plugins.fusion`.
         on_error: `"raise"`, or `"keep_order"`: if scoring fails, return the documents in their input
             order with `reranked=False` and the reason. Bad input raises under both.
         long_documents: What to do with a document that does not fit beside its query. `"truncate"` reads
@@ -156,6 +193,9 @@ class RerankSettings(_Settings):
     top_k: int | None = Field(default=None, ge=0)
     min_score: Annotated[float, AfterValidator(_not_nan)] | None = None
     scale: Scale = "probability"
+    # NoDecode: in the environment it is a path, not JSON.
+    calibration: Annotated[Calibration | None, NoDecode, BeforeValidator(_read_calibration)] = None
+    fusion: Fusion | None = None
     on_error: OnError = "raise"
     long_documents: LongDocuments = "truncate"
     passage_tokens: int | None = Field(default=None, ge=1)
@@ -164,3 +204,12 @@ class RerankSettings(_Settings):
     best_passages: int = Field(default=1, ge=1)
     tracing: bool = True
     trace_content: bool = False
+
+    @model_validator(mode="after")
+    def _check_calibrated(self) -> Self:
+        if self.scale == "calibrated" and self.calibration is None:
+            raise InvalidInputError(
+                'scale="calibrated" needs a calibration, but got None; set calibration= to what '
+                "rerank_plugins.calibration.fit returned, or it or RERANK_CALIBRATION to the path of its file"
+            )
+        return self

@@ -71,6 +71,7 @@ def test_the_library_never_prints_or_configures_logging() -> None:
     [
         "rerank_plugins.reranker",
         "rerank_plugins.template",
+        "rerank_plugins.calibration.scale",
         "rerank_plugins.scoring.cross_encoder",
         "rerank_plugins.langchain",
         "rerank_plugins.llama_index",

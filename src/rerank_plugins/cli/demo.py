@@ -60,7 +60,9 @@ def run_demo(*, queries: int | None, model: str, top_k: int) -> None:
     with CrossEncoderScorer(model) as scorer:
         loaded = time.perf_counter() - started
         # All given, so that RERANK_TOP_K and the like do not change what is shown.
-        reranker = Reranker(scorer, top_k=None, min_score=None, scale="probability", on_error="raise")
+        reranker = Reranker(
+            scorer, top_k=None, min_score=None, scale="probability", fusion=None, on_error="raise"
+        )
         outcomes = [
             _rerank(reranker, query, found) for query, found in zip(questions, retrieved, strict=True)
         ]

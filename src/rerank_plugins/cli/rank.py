@@ -82,6 +82,7 @@ def _to_jsonl(topic: Topic, ranking: Ranking, _: str) -> Iterator[str]:
             "rank": rank,
             "score": ranked.score,
             "logit": ranked.logit,
+            "fused": ranked.fused,
             "index": ranked.index,
             "truncated": ranked.truncated,
             "passage": ranked.passage,
@@ -93,16 +94,17 @@ def _to_jsonl(topic: Topic, ranking: Ranking, _: str) -> Iterator[str]:
 def _to_trec(topic: Topic, ranking: Ranking, run_name: str) -> Iterator[str]:
     """Write `qid Q0 docid rank score tag`.
 
-    The score is the logit, since a probability may saturate. Evaluators order by score and break ties by
-    id, so equal logits are told apart by the smallest step of a float32, as which trec_eval reads scores:
-    the file keeps our order.
+    The score is what the order goes by: the fused value with fusion, else the logit, since a probability may
+    saturate. Evaluators order by score and break ties by id, so equals are told apart by the smallest
+    step of a float32, as which trec_eval reads scores: the file keeps our order.
     """
     import numpy as np
 
     qid, tag = _column(topic.id or "1", "query id"), _column(run_name, "--run-name")
     above = np.float32(np.inf)
     for rank, docid, ranked in _rows(topic, ranking):
-        above = min(np.float32(ranked.logit or 0.0), np.nextafter(above, np.float32(-np.inf)))
+        by = ranked.logit if ranked.fused is None else ranked.fused
+        above = min(np.float32(by or 0.0), np.nextafter(above, np.float32(-np.inf)))
         yield f"{qid} Q0 {_column(docid, 'passage id')} {rank} {float(above)!r} {tag}\n"
 
 

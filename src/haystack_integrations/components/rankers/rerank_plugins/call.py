@@ -8,7 +8,7 @@ from typing import Any
 from haystack import Document
 from haystack.tracing.tracer import tracer
 
-from rerank_plugins._adapters import NOT_RERANKED, PASSAGE_KEY, content_passage
+from rerank_plugins._adapters import FUSED_KEY, NOT_RERANKED, PASSAGE_KEY, content_passage
 from rerank_plugins.errors import InvalidTypeError
 from rerank_plugins.inputs import shorten
 from rerank_plugins.ranking import RankedDocument, Ranking
@@ -18,7 +18,7 @@ from rerank_plugins.template import RenderedDocument
 __all__ = ["RankerCall", "check_documents"]
 
 # What we write into meta; an earlier pass's is never carried on.
-_OUR_META = frozenset({PASSAGE_KEY, *NOT_RERANKED})
+_OUR_META = frozenset({PASSAGE_KEY, FUSED_KEY, *NOT_RERANKED})
 
 
 class RankerCall:
@@ -46,6 +46,7 @@ class RankerCall:
         self.documents = _best_copies(check_documents(documents))
         self.rendered = [render(document) for document in self.documents]
         self.texts = [rendered.text for rendered in self.rendered]
+        self.first_stage = [document.score for document in self.documents]
 
     def start(self, reranker: Reranker) -> None:
         """Tell the current span what is about to be asked of which model."""
@@ -79,6 +80,8 @@ class RankerCall:
         passage = content_passage(ranked.passage, start, len(document.content or ""))
         if passage is not None:
             meta[PASSAGE_KEY] = list(passage)
+        if ranked.fused is not None:
+            meta[FUSED_KEY] = ranked.fused
         return replace(document, meta=meta, score=ranked.score)
 
 

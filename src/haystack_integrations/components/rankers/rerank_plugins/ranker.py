@@ -1,20 +1,22 @@
 """`CrossEncoderRanker`, a Haystack ranker on the shared cross-encoder scorer."""
 
 import threading
+from pathlib import Path
 from typing import Any
 
 from haystack import Document, component, default_from_dict, default_to_dict
 from haystack.utils import ComponentDevice, Secret
 
 from haystack_integrations.components.rankers.rerank_plugins.call import RankerCall, check_documents
-from rerank_plugins._adapters import lazy_reranker
+from rerank_plugins._adapters import lazy_reranker, plain_calibration
+from rerank_plugins.calibration import Calibration
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.inputs import check_query
 from rerank_plugins.lazy import LazyReranker
 from rerank_plugins.preview import PreviewedPair
 from rerank_plugins.reranker import Reranker
 from rerank_plugins.scoring.protocol import Scorer
-from rerank_plugins.settings import Dtype, EngineName, LongDocuments, OnError, Scale
+from rerank_plugins.settings import Dtype, EngineName, Fusion, LongDocuments, OnError, Scale
 from rerank_plugins.template import DocumentTemplate, RenderedDocument
 
 # Immutable, and read only when a model loads.
@@ -58,6 +60,8 @@ class CrossEncoderRanker:
         top_k: int | None = None,
         min_score: float | None = None,
         scale: Scale | None = None,
+        calibration: Calibration | dict[str, Any] | str | Path | None = None,
+        fusion: Fusion | None = None,
         on_error: OnError | None = None,
         long_documents: LongDocuments | None = None,
         passage_tokens: int | None = None,
@@ -93,7 +97,11 @@ class CrossEncoderRanker:
             local_files_only: Never ask the hub.
             top_k: How many documents to return at most; None: all.
             min_score: Lowest score to keep, inclusive, on `scale`.
-            scale: `"probability"` or `"logit"`.
+            scale: `"probability"`, `"logit"`, or `"calibrated"`, which needs a calibration.
+            calibration: A `Calibration`, its fields, or the path of its file.
+            fusion: `"rrf"`, or the cross-encoder's weight: the order goes by the first stage too, that is,
+                by the scores that the documents come with, and what it goes by is in
+                `meta["rerank_fused"]`. The new scores stay the model's own.
             on_error: `"raise"`, or `"keep_order"`: if scoring fails, return the documents in their input
                 order with their old scores, `meta["reranked"] = False` and `meta["rerank_reason"]`.
             long_documents: `"truncate"`, or `"max_passage"`: read long documents in overlapping windows.
@@ -155,6 +163,8 @@ class CrossEncoderRanker:
             "top_k": top_k,
             "min_score": min_score,
             "scale": scale,
+            "calibration": plain_calibration(calibration),
+            "fusion": fusion,
             "on_error": on_error,
             "long_documents": long_documents,
             "passage_tokens": passage_tokens,
@@ -218,7 +228,8 @@ class CrossEncoderRanker:
             return {"documents": []}
         reranker = self._prepare().get()
         call.start(reranker)
-        return call.finish(reranker.rank(call.query, call.texts, **call.overrides))
+        ranking = reranker.rank(call.query, call.texts, first_stage=call.first_stage, **call.overrides)
+        return call.finish(ranking)
 
     @component.output_types(documents=list[Document])
     async def run_async(
@@ -235,7 +246,8 @@ class CrossEncoderRanker:
             return {"documents": []}
         reranker = await self._prepare().aget()
         call.start(reranker)
-        return call.finish(await reranker.arank(call.query, call.texts, **call.overrides))
+        ranking = await reranker.arank(call.query, call.texts, first_stage=call.first_stage, **call.overrides)
+        return call.finish(ranking)
 
     def preview(self, query: str, documents: list[Document]) -> list[PreviewedPair]:
         """Show what the model reads of each pair, without running it. Loads the model if need be.
