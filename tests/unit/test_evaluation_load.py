@@ -58,7 +58,7 @@ def test_hits_keep_every_judged_query(write: Write) -> None:
         json.dumps([{"query": "who?", "hits": [{"content": "me", "qid": 7, "docid": "d1", "score": 3}]}]),
     )
     topics = load_hits(hits, write("q", "7 Q0 d1 1\n9 Q0 d5 1\n"))
-    assert topics.name == topics.first_stage == "b"
+    assert (topics.name, topics.first_stage) == ("q", "b")
     assert list(topics) == [
         Topic("7", "who?", (Candidate("d1", "me", 3.0),), {"d1": 1}),
         Topic("9", "", (), {"d5": 1}),

@@ -17,14 +17,15 @@ def test_it_helps() -> None:
     assert "95% interval +0." in answer
     assert "40 queries:" in answer
     assert "0 worse" in answer
-    assert any(sentence.startswith("It costs ") and "at 20 candidates" in sentence for sentence in more)
+    assert any(sentence.startswith("A query with 20 candidates takes ") for sentence in more)
+    assert any("1 reranked passage bears the answer as often as" in sentence for sentence in more)
     assert any("fewer tokens" in sentence for sentence in more)
 
 
 def test_it_does_not_help() -> None:
     answer, *more = said(make_topics(), luck=ByText(chance))
     assert answer.startswith("Reranking does not help here, as far as 40 queries can tell: with luck nDCG@10")
-    assert not any(sentence.startswith("It costs") for sentence in more)
+    assert not any("takes" in sentence for sentence in more)
 
 
 def test_nothing_changes() -> None:
@@ -58,6 +59,24 @@ def test_equals_of_the_best_are_named_and_the_cheapest_with_its_price() -> None:
     assert "These queries cannot tell slow from fast: the interval of the difference holds zero." in told
     cheap = "Of these, fast is the cheapest: 50 ms in place of 2,000 ms, nDCG@10 1.000 in place of 1.000."
     assert cheap in told
+
+
+def test_a_run_that_nobody_can_use_is_never_the_advice() -> None:
+    topics = make_topics()
+    perfect = {
+        topic.id: sorted((c.id for c in topic.candidates), key=lambda d: d not in topic.grades)
+        for topic in topics
+    }
+
+    def good(text: str) -> float:
+        return chance(text) + 0.5 * ("right" in text)
+
+    found = evaluate(topics, {"perfect": perfect, "good": ByText(good)}, resamples=999)
+    told = verdict(found)
+    assert told[0].startswith("Rerank with good")
+    assert any(sentence.startswith("The given run perfect is better than good: +0.") for sentence in told)
+    alone = verdict(evaluate(topics, {"perfect": perfect}, resamples=999))
+    assert alone[0].startswith("Rerank with perfect")
 
 
 def test_a_smaller_depth_that_keeps_the_gain_is_named() -> None:

@@ -29,6 +29,7 @@ from rerank_plugins.evaluation import (
     verdict,
     write_report,
 )
+from rerank_plugins.evaluation.load import stem
 from rerank_plugins.evaluation.report import to_json
 from rerank_plugins.evaluation.tables import Table, facts, tables
 from rerank_plugins.settings import ScorerSettings
@@ -140,7 +141,7 @@ def run(
         systems: dict[str, Any] = {
             name: stack.enter_context(lazy_reranker(_measured(options, name)).get()) for name in names
         }
-        systems |= {path.stem: read_run(path) for path in runs}
+        systems |= {stem(path): read_run(path) for path in runs}
         with _progress() as progress:
             evaluation = evaluate(topics, systems, progress=progress, **arguments)
     written = write_report(evaluation, output) if output else []
@@ -185,7 +186,7 @@ def _progress() -> Iterator[Any]:
 def _rich(table: Table) -> RichTable:
     shown = RichTable(title=escape(table.title), title_justify="left")
     for i, name in enumerate(table.columns):
-        shown.add_column(escape(name), justify="right" if i else "left", no_wrap=bool(i))
+        shown.add_column(escape(name), justify="right" if i else "left")
     for row in table.rows:
         shown.add_row(*map(escape, row))
     return shown

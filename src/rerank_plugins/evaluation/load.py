@@ -31,7 +31,7 @@ def load_hits(path: Path | str, qrels: Path | str) -> Topics:
     found = {hits.id: hits for hits in read_hits(str(path), read_file(path))}
     _check_overlap(judged, found.keys(), str(path), str(qrels))
     topics = [_of_hits(found.get(qid, Hits(qid, "", [], [])), grades) for qid, grades in judged.items()]
-    return Topics(stem(path), tuple(topics), first_stage=stem(path))
+    return Topics(stem(Path(qrels)), tuple(topics), first_stage=stem(path))
 
 
 def _of_hits(hits: Hits, grades: Mapping[str, int]) -> Topic:
@@ -77,7 +77,7 @@ def load_run(run: Path | str, qrels: Path | str, queries: Path | str, passages: 
         )
         for qid, grades in judged.items()
     ]
-    return Topics(stem(run), tuple(topics), first_stage=stem(run))
+    return Topics(stem(Path(qrels)), tuple(topics), first_stage=stem(run))
 
 
 def read_run(path: Path | str) -> dict[str, list[str]]:
@@ -173,4 +173,6 @@ def _check_overlap(judged: Qrels, found: Any, name: str, qrels: str) -> None:
 def stem(path: Path) -> str:
     """Return a file's name without the suffixes of its format."""
     name = path.name.removesuffix(".gz")
-    return name.removesuffix(".jsonl").removesuffix(".json").removesuffix(".run")
+    for suffix in (".jsonl", ".json", ".run", ".txt", ".tsv"):
+        name = name.removesuffix(suffix)
+    return name

@@ -1,5 +1,6 @@
 """What an evaluation found, as plain values."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from rerank_plugins.evaluation.rag import Bearing, Saving
 from rerank_plugins.evaluation.statistics import Comparison
 from rerank_plugins.evaluation.systems import Cost
 
-__all__ = ["AtDepth", "Evaluation", "Histogram", "System"]
+__all__ = ["AtDepth", "Evaluation", "Histogram", "System", "best_of"]
 
 _BINS = 30
 
@@ -88,6 +89,12 @@ class System:
         return self.comparisons[PRIMARY]
 
 
+def best_of(systems: Sequence[System]) -> System:
+    """Return the reranker with the highest nDCG@10; a given run, which nobody can use, for lack of one."""
+    usable = [system for system in systems if system.cost is not None] or systems
+    return max(usable, key=lambda system: system.measured.mean[PRIMARY])
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Several systems over one first stage.
@@ -105,7 +112,7 @@ class Evaluation:
         first: The first stage, measured.
         first_bearing: Its prompts.
         best_possible: The same candidates in the best possible order: what a reranker could reach.
-        between: nDCG@10 of the best system against each other one, by the other's name.
+        between: nDCG@10 of `best` against each other system, by the other's name.
         systems: In the order given.
         rag: Whether prompts were judged by `"judgements"` or by `"answers"`.
         machine: Where latencies were measured.
@@ -130,8 +137,8 @@ class Evaluation:
 
     @property
     def best(self) -> System:
-        """The system with the highest nDCG@10; the first of equals."""
-        return max(self.systems, key=lambda system: system.measured.mean[PRIMARY])
+        """The reranker with the highest nDCG@10, the first of equals; a given run for lack of one."""
+        return best_of(self.systems)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that `json.dumps` takes."""

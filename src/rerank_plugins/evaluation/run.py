@@ -9,7 +9,7 @@ import numpy as np
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.evaluation import rag
 from rerank_plugins.evaluation.measures import PRIMARY, Judge, Measured, standard_measures
-from rerank_plugins.evaluation.results import AtDepth, Evaluation, Histogram, System
+from rerank_plugins.evaluation.results import AtDepth, Evaluation, Histogram, System, best_of
 from rerank_plugins.evaluation.statistics import Comparison, compare
 from rerank_plugins.evaluation.systems import (
     Orders,
@@ -81,7 +81,7 @@ def evaluate(
     for name, given in rerankers.items():
         made = _run(name, given, judged, levels, timed_queries, progress)
         systems.append(contest.system(name, made))
-    best = max(systems, key=lambda system: system.measured.mean[PRIMARY])
+    best = best_of(systems)
     return Evaluation(
         name=topics.name,
         first_stage=topics.first_stage or "the given order",

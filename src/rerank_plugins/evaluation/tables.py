@@ -86,9 +86,9 @@ def _measures(evaluation: Evaluation) -> Table:
     measured = [(evaluation.first_stage, evaluation.first)]
     measured += [(system.name, system.measured) for system in evaluation.systems]
     measured.append(("best possible order", evaluation.best_possible))
-    rows = [[name, *(f"{one.mean[measure]:.4f}" for measure in names)] for name, one in measured]
+    rows = [[measure, *(f"{one.mean[measure]:.4f}" for _, one in measured)] for measure in names]
     note = "Named as ir_measures names them: the mean of RR@10 is MRR@10, the mean of AP is MAP."
-    return Table("All measures", ["", *names], rows, note)
+    return Table("All measures", ["", *(name for name, _ in measured)], rows, note)
 
 
 def _cost(evaluation: Evaluation) -> Table:

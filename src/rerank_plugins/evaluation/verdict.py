@@ -72,8 +72,8 @@ def _cost(system: System) -> Iterator[str]:
     cost, depth = system.cost, system.depths[-1].depth
     where = f" on {cost.device}" if cost.device else ""
     yield (
-        f"It costs {_ms(cost.p50_ms)} for half of the queries and up to {_ms(cost.p99_ms)} for 99 of 100, "
-        f"at {depth} candidates{where}: {cost.docs_per_second:,.0f} documents a second."
+        f"A query with {depth} candidates takes {_ms(cost.p50_ms)} (median) to {_ms(cost.p99_ms)} (99th "
+        f"percentile){where}: {cost.docs_per_second:,.0f} documents a second."
     )
 
 
@@ -96,16 +96,23 @@ def _prompts(system: System) -> Iterator[str]:
     useful = [saving for saving in system.savings if saving.saved is not None and saving.saved > 0]
     if useful:
         one = max(useful, key=lambda saving: saving.saved or 0)
-        now = "passage" if one.passages_after == 1 else "passages"
+        now = "1 reranked passage bears" if one.passages_after == 1 else f"{one.passages_after} reranked bear"
         yield (
-            f"In a prompt, {one.passages_after} reranked {now} bear the answer as often as {one.passages} "
-            f"before ({one.recall:.0%} of the queries): {one.saved:.0%} fewer tokens."
+            f"In a prompt, {now} the answer as often as {one.passages} before ({one.recall:.0%} of the "
+            f"queries): {one.saved:.0%} fewer tokens."
         )
 
 
 def _others(evaluation: Evaluation, best: System) -> Iterator[str]:
     """Compare the other systems with the best one."""
-    alike = [s for s in evaluation.systems if s is not best and not _apart(evaluation.between[s.name])]
+    others = [
+        (system, evaluation.between[system.name]) for system in evaluation.systems if system is not best
+    ]
+    for system, change in others:
+        if change.worse:
+            ahead = f"{-change.delta:+.3f}, {PRIMARY} {system.comparison.after:.3f}"
+            yield f"The given run {system.name} is better than {best.name}: {ahead}."
+    alike = [system for system, change in others if not change.better and not change.worse]
     if not alike or not best.comparison.better:
         return
     names = ", ".join(system.name for system in alike)
@@ -120,10 +127,6 @@ def _others(evaluation: Evaluation, best: System) -> Iterator[str]:
             f"{_ms(best.cost.p50_ms)}, {PRIMARY} {cheapest.comparison.after:.3f} in place of "
             f"{best.comparison.after:.3f}."
         )
-
-
-def _apart(to_best: Comparison) -> bool:
-    return to_best.better or to_best.worse
 
 
 def _doubts(evaluation: Evaluation, best: System) -> Iterator[str]:
