@@ -64,6 +64,13 @@ def test_savings_at_equal_recall() -> None:
     assert found[2].saved is None
 
 
+def test_passages_that_added_nothing_before_are_no_saving() -> None:
+    before = Bearing([0.5, 0.5, 0.5, 1.0, 1.0], [10, 20, 30, 40, 50])
+    found = savings(before, Bearing([0.5, 1.0], [10, 20]), prompts=(2, 3, 5))
+    assert [(s.passages, s.passages_after) for s in found] == [(1, 1), (4, 2)]
+    assert [s.saved for s in found] == [0, 0.5]
+
+
 def test_a_right_order_saves_tokens_and_a_dataset_may_have_answers_only() -> None:
     topics = make_topics()
     found = evaluate(topics, {"s": ByText(right)}, resamples=100)

@@ -13,6 +13,7 @@ from rerank_plugins.evaluation.results import Evaluation, Histogram
 try:
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 except ImportError as error:
     raise missing("matplotlib", error) from error
 
@@ -76,7 +77,10 @@ def _latency(evaluation: Evaluation) -> Figure | None:
         axes.plot(x, y, "o-", color=colour, label=system.name)
         for place, depth in zip(zip(x, y, strict=True), depths, strict=True):
             axes.annotate(str(depth), place, xytext=(4, -11), textcoords="offset points", fontsize=8)
-    axes.set_xscale("log")
+    axes.set_xscale("log", subs=range(2, 10))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("median ms a query; numbers at points: candidates reranked")
     axes.set_ylabel(PRIMARY)
     axes.legend(fontsize=8)
@@ -107,7 +111,7 @@ def _deltas(evaluation: Evaluation) -> Figure:
         after = system.measured.by_query[PRIMARY]
         deltas = sorted((after[qid] - before[qid] for qid in evaluation.queries), reverse=True)
         colours = [_COLOURS[0] if delta > 0 else _COLOURS[1] for delta in deltas]
-        axes.bar(range(len(deltas)), deltas, width=1.0, color=colours)
+        axes.bar(range(1, len(deltas) + 1), deltas, width=1.0, color=colours)
         axes.axhline(0, color=_GREY, lw=0.8)
         change = system.comparison
         axes.set_title(

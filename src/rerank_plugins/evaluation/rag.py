@@ -77,7 +77,7 @@ class Saving:
     """The prompt that is needed after reranking, in place of one before.
 
     Attributes:
-        passages: Passages in the prompt before.
+        passages: The fewest passages in a prompt that reach this recall before.
         recall: Share of queries whose prompt held the answer.
         tokens: Mean tokens of those passages.
         passages_after: The fewest passages that reach that recall after reranking; None: not reached within
@@ -125,16 +125,24 @@ def bearing(
 
 
 def savings(before: Bearing, after: Bearing, prompts: Sequence[int] = _PROMPTS) -> list[Saving]:
-    """Compare prompts of equal recall, for those sizes before that there are and that hold some answer."""
-    return [
-        _saving(before, after, k) for k in prompts if k <= len(before.recall) and before.recall[k - 1] > 0
-    ]
+    """Compare prompts of equal recall.
+
+    Args:
+        before: Prompts in first-stage order.
+        after: Prompts of reranked passages.
+        prompts: Sizes whose recall is wanted. Where fewer passages reach it before, too, these are compared:
+            what reranking did not save is not counted.
+    """
+    wanted = [before.recall[k - 1] for k in prompts if k <= len(before.recall)]
+    return [_saving(before, after, recall) for recall in dict.fromkeys(wanted) if recall > 0]
 
 
-def _saving(before: Bearing, after: Bearing, k: int) -> Saving:
-    recall, tokens = before.recall[k - 1], before.tokens[k - 1]
-    needed = next((i for i, reached in enumerate(after.recall) if reached >= recall - 1e-12), None)
+def _saving(before: Bearing, after: Bearing, recall: float) -> Saving:
+    least = before.recall.index(recall) + 1
+    tokens = before.tokens[least - 1]
+    # Means of the same values in another order may differ in their last digit.
+    needed = next((k for k, reached in enumerate(after.recall, start=1) if reached >= recall - 1e-12), None)
     if needed is None:
-        return Saving(k, recall, tokens, None, None, None)
-    saved = 1 - after.tokens[needed] / tokens if tokens else 0.0
-    return Saving(k, recall, tokens, needed + 1, after.tokens[needed], saved)
+        return Saving(least, recall, tokens, None, None, None)
+    tokens_after = after.tokens[needed - 1]
+    return Saving(least, recall, tokens, needed, tokens_after, 1 - tokens_after / tokens if tokens else 0.0)

@@ -131,12 +131,12 @@ def _depths(evaluation: Evaluation) -> Table:
 
 
 def _prompts(evaluation: Evaluation) -> Table:
-    columns = ["", "passages", "answer-bearing", "tokens", "passages reranked", "tokens", "saved"]
+    columns = ["", "answer-bearing", "passages", "tokens", "passages reranked", "tokens", "saved"]
     rows = [
         [
             system.name,
-            str(saving.passages),
             f"{saving.recall:.1%}",
+            str(saving.passages),
             f"{saving.tokens:,.0f}",
             *_needed(saving.passages_after, saving.tokens_after, saving.saved),
         ]
@@ -145,8 +145,8 @@ def _prompts(evaluation: Evaluation) -> Table:
     ]
     who = "contains a short answer" if evaluation.rag == "answers" else "is relevant"
     note = (
-        f"Answer-bearing: share of queries where one of the passages {who}. Then the fewest reranked "
-        "passages that reach the same share, and the prompt tokens that saves."
+        f"Answer-bearing: share of queries where one of the passages {who}. Then the fewest passages that "
+        "reach this share, before and after reranking, and the prompt tokens that saves."
     )
     return Table("In a prompt", columns, rows, note)
 

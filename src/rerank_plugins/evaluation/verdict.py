@@ -93,9 +93,9 @@ def _keeps(one: AtDepth, full: AtDepth) -> bool:
 
 
 def _prompts(system: System) -> Iterator[str]:
-    useful = [saving for saving in system.savings if saving.saved is not None and saving.saved > 0]
-    if useful:
-        one = max(useful, key=lambda saving: saving.saved or 0)
+    reached = [saving for saving in system.savings if saving.saved is not None]
+    if reached and (reached[-1].saved or 0) > 0:
+        one = reached[-1]  # the largest prompt
         now = "1 reranked passage bears" if one.passages_after == 1 else f"{one.passages_after} reranked bear"
         yield (
             f"In a prompt, {now} the answer as often as {one.passages} before ({one.recall:.0%} of the "
