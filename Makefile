@@ -5,10 +5,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench docs clean
+# Environments with the oldest and the newest supported frameworks; tests/compat/ names them.
+COMPAT ?= .venv-compat
+COMPAT_SETS := oldest newest
+COMPAT_TESTS := $(COMPAT_SETS:%=test-compat-%)
+
+.PHONY: help demo test test-compat $(COMPAT_TESTS) lint format bench docs clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  \1\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/'
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +33,19 @@ demo: $(VENV)/.demo ## retrieve, rerank and show before and after, offline, with
 test: $(VENV)/.dev lint ## lint, types, and the whole test suite with coverage
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
 
+test-compat: $(COMPAT_TESTS) ## contract tests with the oldest and the newest supported frameworks
+
+$(COMPAT_TESTS): test-compat-%: $(COMPAT)/%/.done
+	@$(COMPAT)/$*/bin/python -m pip freeze | grep -E '^(langchain-core|llama-index-core|haystack-ai)=='
+	$(COMPAT)/$*/bin/python -m pytest -r fEs tests/contract
+
+# Eager, so that a set that is made again has what is newest by then.
+$(COMPAT_SETS:%=$(COMPAT)/%/.done): $(COMPAT)/%/.done: tests/compat/%.txt pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt --upgrade --upgrade-strategy eager \
+		--requirement $< --editable .
+	@touch $@
+
 lint: $(VENV)/.dev ## ruff and mypy, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,4 +64,4 @@ docs: $(VENV)/.dev ## check that README and docs still say what the code does
 	$(BIN)/python -m pytest tests/test_docs.py
 
 clean: ## remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist
+	rm -rf $(VENV) $(COMPAT) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist

@@ -1,4 +1,4 @@
-"""Haystack: retriever, ranker and prompt in a pipeline. Offline, with the bundled model."""
+"""Haystack: retriever, ranker and prompt in a pipeline, before and after. Offline, with the bundled model."""
 
 from haystack import Document, Pipeline
 from haystack.components.builders import PromptBuilder
@@ -15,7 +15,7 @@ Question: {{ question }}"""
 
 
 def main() -> None:
-    """Answer nothing, but show the prompt a generator would get."""
+    """Answer nothing, but show what BM25 found, and the prompt a generator would get."""
     store = InMemoryDocumentStore()
     store.write_documents(
         [Document(id=p.id, content=p.text, meta={"title": p.title}) for p in load_passages()]
@@ -34,9 +34,13 @@ def main() -> None:
             "retriever": {"query": question},
             "ranker": {"query": question},
             "prompt": {"question": question},
-        }
+        },
+        include_outputs_from={"retriever"},
     )
-    print(result["prompt"]["prompt"])
+    print("Before, by BM25:")
+    for document in result["retriever"]["documents"][:3]:
+        print(f"  {document.score:.1f}  {document.content}")
+    print(f"\nAfter, in the prompt:\n{result['prompt']['prompt']}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import os
 import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
 for name in [name for name in os.environ if name.startswith("RERANK_")]:
     del os.environ[name]
 # Graphs are converted once per session, and nothing is left in the user's cache.

@@ -110,6 +110,7 @@ class RerankFields(BaseModel):
     scale: Scale | None = None
     on_error: OnError | None = None
     long_documents: LongDocuments | None = None
+    passage_tokens: int | None = None
     passage_overlap: int | None = None
     max_passages: int | None = None
     best_passages: int | None = None

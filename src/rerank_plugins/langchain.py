@@ -260,7 +260,8 @@ class CrossEncoder(BaseCrossEncoder):
             `HuggingFaceCrossEncoder` returns for the MS MARCO models. The order is the same.
         scorer: A scorer that is ready, instead of a model.
         **options: Fields of `ScorerSettings` (`device`, `dtype`, `engine`, `max_length`, ...), and
-            `long_documents`, `passage_overlap`, `max_passages`, `best_passages` of `RerankSettings`.
+            of `RerankSettings` `long_documents`, `passage_tokens`, `passage_overlap`, `max_passages` and
+            `best_passages`.
 
     Raises:
         InvalidInputError: If a setting is invalid, or model and scorer are given.
@@ -336,7 +337,7 @@ def _kept(settings: ScorerSettings) -> _Kept:
 
 
 # The settings of a reranker that a `BaseCrossEncoder` has use for.
-_POLICY = ("scale", "long_documents", "passage_overlap", "max_passages", "best_passages")
+_POLICY = ("scale", "long_documents", "passage_tokens", "passage_overlap", "max_passages", "best_passages")
 
 
 def _policy(changes: Mapping[str, Any]) -> dict[str, Any]:

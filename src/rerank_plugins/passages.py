@@ -39,7 +39,13 @@ def read_windows(
     """Return the windows to read of each document, and whether that leaves some of it out."""
     # One more than will be read tells whether there is more.
     most = None if settings.max_passages is None else settings.max_passages + 1
-    found = scorer.windows(query, documents, overlap=settings.passage_overlap, most=most)
+    found = scorer.windows(
+        query,
+        documents,
+        size=settings.passage_tokens,
+        overlap=settings.passage_overlap,
+        most=most,
+    )
     return [spans[: settings.max_passages] for spans in found], [len(spans) == most for spans in found]
 
 

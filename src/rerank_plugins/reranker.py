@@ -59,6 +59,7 @@ class Reranker:
         scale: See `RerankSettings.scale`.
         on_error: See `RerankSettings.on_error`.
         long_documents: See `RerankSettings.long_documents`.
+        passage_tokens: See `RerankSettings.passage_tokens`.
         passage_overlap: See `RerankSettings.passage_overlap`.
         max_passages: See `RerankSettings.max_passages`.
         best_passages: See `RerankSettings.best_passages`.
@@ -87,6 +88,7 @@ class Reranker:
         scale: Scale | Unset = UNSET,
         on_error: OnError | Unset = UNSET,
         long_documents: LongDocuments | Unset = UNSET,
+        passage_tokens: int | Unset | None = UNSET,
         passage_overlap: int | Unset = UNSET,
         max_passages: int | Unset | None = UNSET,
         best_passages: int | Unset = UNSET,
@@ -110,6 +112,7 @@ class Reranker:
                 scale=scale,
                 on_error=on_error,
                 long_documents=long_documents,
+                passage_tokens=passage_tokens,
                 passage_overlap=passage_overlap,
                 max_passages=max_passages,
                 best_passages=best_passages,

@@ -141,6 +141,8 @@ class RerankSettings(_Settings):
             order with `reranked=False` and the reason. Bad input raises under both.
         long_documents: What to do with a document that does not fit beside its query. `"truncate"` reads
             its start. `"max_passage"` reads it in overlapping windows and takes the best one's logit.
+        passage_tokens: Tokens of a window, at most; longer documents are split even if they would fit. Models
+            trained on passages read short ones best: 128 to 192. None: as many as fit beside the query.
         passage_overlap: Tokens that neighbouring windows share at least, so that a passage cut by one is
             whole in the next; more than half a window counts as half.
         max_passages: Windows to read of one document, from its start; a document with more is flagged
@@ -156,6 +158,7 @@ class RerankSettings(_Settings):
     scale: Scale = "probability"
     on_error: OnError = "raise"
     long_documents: LongDocuments = "truncate"
+    passage_tokens: int | None = Field(default=None, ge=1)
     passage_overlap: int = Field(default=64, ge=0)
     max_passages: int | None = Field(default=32, ge=1)
     best_passages: int = Field(default=1, ge=1)

@@ -1,28 +1,32 @@
 """Haystack's real classes around `CrossEncoderRanker`."""
 
+import asyncio
 import copy
+import inspect
+import json
+import pickle
+import subprocess
+import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 from haystack import Document, Pipeline, SuperComponent
-from haystack.components.retrievers.in_memory import InMemoryBM25Retriever
-from haystack.document_stores.in_memory import InMemoryDocumentStore
 from haystack.utils import ComponentDevice, Secret
 
 from rerank_plugins import CrossEncoderScorer, InvalidInputError, Reranker, ScoringError
+from rerank_plugins.demo.data import load_passages, load_queries
 from rerank_plugins.haystack import CrossEncoderRanker
-
-QUERY = "who wrote Faust?"
-
-
-def documents() -> list[Document]:
-    return [
-        Document(id="a", content="A fist is a hand.", meta={"title": "Hands", "year": 0}, score=3.0),
-        Document(id="b", content="Goethe wrote Faust.", meta={"title": None}),
-        Document(id="c", content=None),
-    ]
+from tests.contract.haystack_parts import (
+    HAS_ASYNC_LIFECYCLE,
+    QUERY,
+    AsyncPipeline,
+    documents,
+    inputs,
+    make_pipeline,
+)
 
 
 class Spy:
@@ -38,34 +42,26 @@ class Broken:
         raise ScoringError("the device fell off")
 
 
-@pytest.fixture
-def store() -> InMemoryDocumentStore:
-    store = InMemoryDocumentStore()
-    store.write_documents([Document(id=d.id, content=d.content or "empty") for d in documents()])
-    return store
+def make_ranker(**options: Any) -> CrossEncoderRanker:
+    return CrossEncoderRanker("bundled", device="cpu", **options)
 
 
-def make_pipeline(store: InMemoryDocumentStore) -> Pipeline:
-    pipeline = Pipeline()
-    pipeline.add_component("retriever", InMemoryBM25Retriever(store))
-    pipeline.add_component("ranker", CrossEncoderRanker("bundled", device="cpu", top_k=1))
-    pipeline.connect("retriever", "ranker")
-    return pipeline
-
-
-INPUTS = {"retriever": {"query": QUERY}, "ranker": {"query": QUERY}}
-
-
-async def test_in_a_pipeline_sync_async_and_streaming(store: InMemoryDocumentStore) -> None:
-    pipeline = make_pipeline(store)
-    found = pipeline.run(INPUTS)["ranker"]["documents"]
-    assert [document.id for document in found] == ["b"]
-    assert (await pipeline.run_async(INPUTS))["ranker"]["documents"] == found
-    parts = [part async for part in pipeline.run_async_generator(INPUTS)]
+async def test_in_a_pipeline_sync_async_and_streaming() -> None:
+    query = load_queries()[0]
+    found = make_pipeline(make_ranker(top_k=1)).run(inputs(query.text))["ranker"]["documents"]
+    assert [document.id for document in found] == list(query.relevant[:1])
+    pipeline = make_pipeline(make_ranker(top_k=1), AsyncPipeline)
+    assert await pipeline.run_async(inputs(query.text)) == {"ranker": {"documents": found}}
+    parts = [part async for part in pipeline.run_async_generator(inputs(query.text))]
     assert parts[-1]["ranker"]["documents"] == found
 
 
-def test_yaml_round_trip_under_the_allowlist(store: InMemoryDocumentStore) -> None:
+def test_run_and_run_async_have_one_signature() -> None:
+    assert inspect.signature(CrossEncoderRanker.run) == inspect.signature(CrossEncoderRanker.run_async)
+    assert make_ranker().__haystack_supports_async__ is True  # type: ignore[attr-defined]
+
+
+def test_yaml_round_trip_under_the_allowlist() -> None:
     ranker = CrossEncoderRanker(
         "bundled", top_k=1, min_score=0.0, scale="logit", meta_fields_to_embed=["title"]
     )
@@ -194,15 +190,129 @@ async def test_the_model_loads_late_once_and_can_be_let_go() -> None:
     assert ranker._get_telemetry_data() == {"model": "bundled"}
 
 
-async def test_in_a_super_component(store: InMemoryDocumentStore) -> None:
+@pytest.mark.parametrize("kind", [Pipeline, AsyncPipeline])
+def test_in_a_super_component(kind: type[Pipeline]) -> None:
+    query = load_queries()[0]
     wrapped = SuperComponent(
-        pipeline=make_pipeline(store),
+        pipeline=make_pipeline(make_ranker(top_k=1), kind),
         input_mapping={"query": ["retriever.query", "ranker.query"]},
         output_mapping={"ranker.documents": "documents"},
     )
     wrapped.warm_up()
-    assert wrapped.run(query=QUERY)["documents"][0].id == "b"
-    assert (await wrapped.run_async(query=QUERY))["documents"][0].id == "b"
+    assert wrapped.run(query=query.text)["documents"][0].id in query.relevant
+    if kind is AsyncPipeline:
+        found = asyncio.run(wrapped.run_async(query=query.text))
+        assert found["documents"][0].id in query.relevant
+
+
+@pytest.mark.skipif(not HAS_ASYNC_LIFECYCLE, reason="this haystack-ai has no warm_up_async and close")
+async def test_a_pipeline_warms_it_up_and_closes_it() -> None:
+    ranker = make_ranker(max_length=78)
+    pipeline = make_pipeline(ranker)
+    await pipeline.warm_up_async()
+    assert ranker._lazy.loaded
+    await pipeline.close_async()
+    assert not ranker._lazy.loaded
+    pipeline.warm_up()
+    assert ranker._lazy.loaded
+    pipeline.close()
+    assert not ranker._lazy.loaded
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda r: pickle.loads(pickle.dumps(r))])
+@pytest.mark.parametrize("loaded", [False, True])
+def test_copies_and_pickles_rank_as_the_original(again: Any, loaded: bool) -> None:
+    ranker = make_ranker(top_k=2, scale="logit", meta_fields_to_embed=["title"], query_prefix="q: ")
+    if loaded:
+        ranker.warm_up()
+    other = again(ranker)
+    assert other is not ranker
+    assert other.to_dict() == ranker.to_dict()
+    assert other.run(QUERY, documents()) == ranker.run(QUERY, documents())
+    # Still a component, with the same sockets.
+    assert make_pipeline(other).run(inputs(QUERY))["ranker"]["documents"]
+
+
+def test_a_dict_that_was_loaded_from_stays_as_it_is() -> None:
+    data = make_ranker(token=Secret.from_env_var("NO_SUCH", strict=False)).to_dict()
+    data["init_parameters"]["device"] = {"type": "single", "device": "cpu"}
+    before = copy.deepcopy(data)
+    CrossEncoderRanker.from_dict(data)
+    assert data == before
+
+
+def test_every_parameter_is_serialised() -> None:
+    given = set(inspect.signature(CrossEncoderRanker.__init__).parameters)
+    assert set(make_ranker().to_dict()["init_parameters"]) == given - {"self", "scorer", "reranker"}
+
+
+async def test_fifty_at_once_get_their_own_results() -> None:
+    ranker = make_ranker(top_k=3)
+    passages = [Document(id=p.id, content=p.text) for p in load_passages()]
+    queries = [query.text for query in load_queries()]
+    jobs = [(queries[i % len(queries)], passages[i % 7 : i % 7 + 4]) for i in range(50)]
+    expected = [ranker.run(query, given)["documents"] for query, given in jobs]
+
+    same(await asyncio.gather(*(ranker.run_async(query, given) for query, given in jobs)), expected)
+    with ThreadPoolExecutor(50) as pool:
+        same(list(pool.map(lambda job: ranker.run(*job), jobs)), expected)
+
+
+async def test_fifty_runs_of_one_pipeline() -> None:
+    sequential = make_pipeline(make_ranker(top_k=3))
+    few = [query.text for query in load_queries()[:5]]
+    alone = {query: sequential.run(inputs(query))["ranker"]["documents"] for query in few}
+    queries = few * 10
+    expected = [alone[query] for query in queries]
+    pipeline = make_pipeline(make_ranker(top_k=3), AsyncPipeline)
+    found = await asyncio.gather(*(pipeline.run_async(inputs(query)) for query in queries))
+    same([part["ranker"] for part in found], expected)
+
+
+def same(found: list[dict[str, list[Document]]], expected: list[list[Document]]) -> None:
+    for got, want in zip((part["documents"] for part in found), expected, strict=True):
+        assert [document.id for document in got] == [document.id for document in want]
+        assert [d.score for d in got] == pytest.approx([d.score for d in want], abs=1e-5)
+
+
+def test_threads_that_come_first_together_load_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "hf_x")
+    ranker = make_ranker(max_length=79, token=Secret.from_env_var("MY_TOKEN"))
+    with ThreadPoolExecutor(16) as pool:
+        lazies = list(pool.map(lambda _: ranker._prepare(), range(16)))
+    assert all(lazy is ranker._lazy for lazy in lazies)
+
+
+def test_a_second_pass_equals_the_first() -> None:
+    ranker = make_ranker(meta_fields_to_embed=["title", "year"])
+    first = ranker.run(QUERY, documents())["documents"]
+    assert ranker.run(QUERY, first)["documents"] == first
+    assert ranker.run(QUERY, first[::-1])["documents"] == first
+
+
+@pytest.mark.parametrize("query", [None, 7, ["who"]])
+async def test_a_query_must_be_text(query: Any) -> None:
+    ranker = make_ranker(query_prefix="q: ")
+    for given in ([], documents()):
+        with pytest.raises(TypeError, match="query must be a str"):
+            ranker.run(query, given)
+        with pytest.raises(InvalidInputError, match="query must be a str"):
+            await ranker.run_async(query, given)
+
+
+def test_documents_must_be_documents() -> None:
+    with pytest.raises(TypeError, match=r"documents\[1\] must be a haystack Document, but got str: 'text'"):
+        make_ranker().run(QUERY, [*documents()[:1], "text"])  # type: ignore[list-item]
+
+
+def test_importing_it_loads_no_other_framework() -> None:
+    others = ["sentence_transformers", "langchain_core", "llama_index", "openvino", "onnxruntime"]
+    code = (
+        "import sys, json, rerank_plugins.haystack\n"
+        f"print(json.dumps([name for name in {others} if name in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
 
 
 def test_kept_order_is_marked() -> None:

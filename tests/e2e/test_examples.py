@@ -10,7 +10,7 @@ import pytest
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 
 
-def test_there_is_one_for_each_framework() -> None:
+def test_there_are_some_for_each_framework() -> None:
     assert {path.name.split("_")[0] for path in EXAMPLES} == {"haystack", "langchain", "llama"}
 
 

@@ -105,10 +105,10 @@ def test_a_long_request_is_answered_in_order_and_starves_nobody(recorder: Record
     assert long.result(10).logits.tolist() == list(range(1000))
     served = [name for batch in recorder.batches for name in batch]
     last_small = max(i for i, name in enumerate(served) if name > 1)
-    # The long one came first and has its first round, then a quarter of each while small ones wait.
+    # The long one came first and has a quarter of each round while small ones wait.
     before = served[:last_small].count(1)
     small_pairs = 8 * len(small)
-    assert ROUND // 4 <= before <= ROUND // 4 + small_pairs / 3 + ROUND // 4
+    assert 0 < before <= small_pairs / 3 + ROUND // 4
     # Small ones in the order they came.
     order = [name for name in served if name > 1]
     assert order == sorted(order)
@@ -129,13 +129,13 @@ def test_a_small_request_that_comes_late_waits_for_one_round(recorder: Recorder)
     long.result(10)
     assert late[0].result(10).logits.tolist() == [0, 1, 2, 3]
     came_in = next(i for i, batch in enumerate(recorder.batches) if 2 in batch)
-    assert came_in <= 20 + 2 * 4  # the rest of that round, and its own
+    assert came_in <= 21  # a round of a long one alone is a batch
     worker.close()
 
 
 def test_long_requests_move_while_small_ones_keep_coming(recorder: Recorder) -> None:
     worker, _ = held(recorder)
-    long = worker.submit(request(200, name=1))
+    long = worker.submit(request(600, name=1))
 
     def keep_coming() -> None:
         if not long.done():
@@ -144,7 +144,7 @@ def test_long_requests_move_while_small_ones_keep_coming(recorder: Recorder) -> 
 
     recorder.after = keep_coming
     recorder.gate.set()
-    assert long.result(10).logits.tolist() == list(range(200))
+    assert long.result(10).logits.tolist() == list(range(600))
     worker.close()
 
 

@@ -75,7 +75,7 @@ def test_a_plan_holds_every_token_goes_on_and_overlaps(
 def test_windows_fit_and_cover_whatever_the_text(text: str, max_length: int, overlap: int) -> None:
     cutter = encoder(max_length)
     room = max_length - len(ids(QUERY)) - 3
-    (spans,) = cutter.windows(QUERY, [text], overlap=overlap, most=None)
+    (spans,) = cutter.windows(QUERY, [text], size=None, overlap=overlap, most=None)
     assert all(len(ids(text[start:end])) <= room for start, end in spans)
     offsets = TOKENIZER.encode(text, add_special_tokens=False).offsets
     if len(offsets) <= room:
@@ -93,7 +93,7 @@ def test_a_slice_reads_exactly_the_tokens_that_stood_there(words: int, overlap: 
     text = make_text(words, seed=words)
     encoding = TOKENIZER.encode(text, add_special_tokens=False)
     room = 128 - len(ids(QUERY)) - 3
-    (spans,) = encoder(128).windows(QUERY, [text], overlap=overlap, most=None)
+    (spans,) = encoder(128).windows(QUERY, [text], size=None, overlap=overlap, most=None)
     shares = []
     last = 0
     for start, end in spans:
@@ -113,7 +113,7 @@ def test_a_slice_reads_exactly_the_tokens_that_stood_there(words: int, overlap: 
 def test_a_word_longer_than_a_window_is_cut_inside() -> None:
     word = "ab" * 49
     assert len(ids(word)) > 20
-    (spans,) = encoder(16).windows(QUERY, [word], overlap=2, most=None)
+    (spans,) = encoder(16).windows(QUERY, [word], size=None, overlap=2, most=None)
     assert len(spans) > 1
     assert spans[0][0] == 0
     assert spans[-1][1] == len(word)
@@ -131,7 +131,7 @@ def test_only_documents_that_do_not_fit_get_offsets(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(cutter, "_offsets", spy)
     long, short = make_text(200), "a short one"
-    found = cutter.windows(QUERY, [short, long, "", long], overlap=8, most=None)
+    found = cutter.windows(QUERY, [short, long, "", long], size=None, overlap=8, most=None)
     assert asked == [long], "once, though it is there twice"
     assert found[0] == [(0, len(short))]
     assert found[2] == [(0, 0)]
@@ -147,6 +147,17 @@ def test_a_longer_query_leaves_smaller_windows(bundled: CrossEncoderScorer) -> N
         bundled.windows("q", [text], overlap=-1)
     with pytest.raises(InvalidInputError, match="most >= 1"):
         bundled.windows("q", [text], overlap=0, most=0)
+    with pytest.raises(InvalidInputError, match=r"size and most >= 1 or None, but got 0, 0"):
+        bundled.windows("q", [text], overlap=0, size=0)
+
+
+def test_windows_may_be_shorter_than_what_fits(bundled: CrossEncoderScorer) -> None:
+    text = make_text(300)
+    (spans,) = bundled.windows("q", [text], size=50, overlap=10)
+    assert len(spans) > 5
+    _, extents = bundled.extents("q", [text[start:end] for start, end in spans])
+    assert all(extent.tokens <= 50 for extent in extents)
+    assert bundled.windows("q", [text], size=10_000, overlap=10) == [[(0, len(text))]]
 
 
 # ---- what becomes of the scores ----
@@ -309,26 +320,21 @@ def filler(rng: random.Random, words: int) -> str:
     return " ".join(sentences)
 
 
-@pytest.fixture(scope="module")
-def passage_sized() -> Iterator[CrossEncoderScorer]:
-    """A scorer whose windows are about as long as the passages that the model was trained on."""
-    with CrossEncoderScorer("bundled", device="cpu", max_length=192) as scorer:
-        yield scorer
-
-
 @pytest.mark.parametrize("seed", range(4))
-def test_a_needle_is_found_where_it_is(passage_sized: CrossEncoderScorer, seed: int) -> None:
+def test_a_needle_is_found_where_it_is(bundled: CrossEncoderScorer, seed: int) -> None:
     query, needle = NEEDLES[seed]
     rng = random.Random(seed)
     depth = rng.randint(600, 1900)
     before, after = filler(rng, depth) + " ", " " + filler(rng, 2000 - depth)
     documents = [filler(rng, 1000), before + after, before + needle + after]
 
-    missed = {ranked.index: ranked for ranked in Reranker(passage_sized).rank(query, documents)}
+    missed = {ranked.index: ranked for ranked in Reranker(bundled).rank(query, documents)}
     assert missed[2].truncated
     assert missed[2].logit == pytest.approx(missed[1].logit, abs=1e-5), "as if it were not there"
 
-    ranking = Reranker(passage_sized, long_documents="max_passage").rank(query, documents)
+    # Windows about as long as the passages that the model was trained on.
+    reranker = Reranker(bundled, long_documents="max_passage", passage_tokens=180)
+    ranking = reranker.rank(query, documents)
     assert ranking[0].index == 2
     assert ranking[0].passage is not None
     assert ranking[0].passage[0] <= len(before)

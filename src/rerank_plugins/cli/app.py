@@ -66,6 +66,9 @@ def rank(
     long_documents: Annotated[
         str | None, typer.Option(help="truncate, or max_passage: read in windows, the best one counts.")
     ] = None,
+    passage_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of a window with max_passage; default: what fits.")
+    ] = None,
     max_passages: Annotated[
         int | None, typer.Option(help="Windows to read of a document with max_passage.")
     ] = None,
@@ -100,6 +103,7 @@ def rank(
             "min_score": min_score,
             "scale": scale,
             "long_documents": long_documents,
+            "passage_tokens": passage_tokens,
             "max_passages": max_passages,
         },
     )

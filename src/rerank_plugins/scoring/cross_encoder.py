@@ -122,13 +122,20 @@ class CrossEncoderScorer:
         return flight.scores()
 
     def windows(
-        self, query: str, documents: Sequence[str], *, overlap: int, most: int | None = None
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        size: int | None = None,
+        overlap: int,
+        most: int | None = None,
     ) -> list[list[tuple[int, int]]]:
         """Cut documents into overlapping windows that fit beside the query, without running the model.
 
         Args:
             query: The query; a longer one leaves less room.
             documents: n documents.
+            size: Tokens of a window, at most; None: as many as fit.
             overlap: Tokens that neighbouring windows share at least, up to half of a window.
             most: How many windows to make of a document, from its start; None: all.
 
@@ -139,7 +146,7 @@ class CrossEncoderScorer:
             InvalidInputError: If a text is no string or not valid Unicode, or a number cannot be used.
         """
         texts = list(check_documents(documents))
-        return self._loaded.encoder.windows(check_query(query), texts, overlap=overlap, most=most)
+        return self._loaded.encoder.windows(check_query(query), texts, size=size, overlap=overlap, most=most)
 
     def extents(self, query: str, documents: Sequence[str]) -> tuple[Extent, list[Extent]]:
         """Say how much the model reads of the query and of each document, without running it.

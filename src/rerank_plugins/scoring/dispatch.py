@@ -4,12 +4,11 @@ Callers tokenise in their own threads and queue token arrays. Whenever an engine
 round of what waits, packs it into token-budget batches across requests, and answers each request when its
 last pair is scored. When nothing waits, a request starts at once.
 
-A round is a few batches, and more when more new requests wait than fit: sorted by length together they
-pad less, and who comes next waits for all of them in any case. New requests are served first come, first
-served; one of more than a few batches becomes long after its first turn, and from then on the long have a
-quarter of a round each time. So a short request waits for the round that runs and for what came before
-it, at three quarters of full speed in the worst case, whatever long requests are there; and the long always
-move.
+A round is a few batches, and more when more waits than fit: sorted by length together pairs pad less, and
+who comes next waits for all of them in any case. Requests are served first come, first served, but for
+long ones, which share a quarter of each round. So a request waits for
+what came before it, at three quarters of full speed in the worst case, and for the end of its round, whatever
+long requests are there; and the long always move.
 
 An engine on a device of its own works on one batch while the next is prepared and the last is answered.
 """
@@ -34,16 +33,16 @@ from rerank_plugins.scoring.pairs import EncodedPairs
 
 __all__ = ["Worker"]
 
-# How many full batches a round holds, and a request's first turn: enough to sort by length well, few enough
-# that a request which comes now does not wait long.
+# How many full batches a round holds, of which the long have one; alone they have no more than that, too:
+# each is sorted by length as a whole, so short rounds cost it nothing, and who comes next waits less.
 _BATCHES_PER_ROUND = 4
-# How many it may hold when as much waits: beyond, sorting gains little (in batches of 1,024 tokens, MS
-# MARCO's lengths cost 7 per cent more by 4 batches than by 32, and 1 by 16), and the first of a round wait
-# for its last.
-_MOST_BATCHES_PER_ROUND = 16
-# Long requests have one of this many parts of a round. Also when nothing else waits: they are sorted by
-# length as a whole, so short rounds cost them nothing, and who comes next waits less.
 _LONG_SHARE = 4
+# How many a round may hold when as much waits. Beyond, sorting gains little: in batches of 1,024 tokens, MS
+# MARCO's lengths cost 8 per cent more by 4 batches than sorted as a whole, and 2 by 16; and the first of a
+# round wait for its last.
+_MOST_BATCHES_PER_ROUND = 16
+# A request of more batches is long: some 400 passages on CPU, or 100 chunks of 250 tokens.
+_LONG_BATCHES = 32
 
 
 class Worker:
@@ -67,7 +66,7 @@ class Worker:
         self._batch_cost = batch_cost
         self._max_batch_tokens = max_batch_tokens
         self._max_queue_tokens = max_queue_tokens
-        self._new: deque[Job] = deque()
+        self._short: deque[Job] = deque()
         self._long: deque[Job] = deque()
         self._wake = threading.Condition()
         self._closed = False
@@ -121,7 +120,8 @@ class Worker:
                     f"{len(pairs.ids)} came; try again later, or raise max_queue_tokens"
                 )
                 raise QueueFullError(msg)
-            self._new.append(job)
+            long = len(pairs.ids) > self._max_batch_tokens * _LONG_BATCHES
+            (self._long if long else self._short).append(job)
             self._wake.notify()
         return job.future
 
@@ -129,8 +129,8 @@ class Worker:
         """Finish the rounds that run, fail what still waits, and free the engines."""
         with self._wake:
             self._closed = True
-            waiting = [*self._new, *self._long]
-            self._new.clear()
+            waiting = [*self._short, *self._long]
+            self._short.clear()
             self._long.clear()
             self._wake.notify_all()
         for job in waiting:
@@ -146,11 +146,11 @@ class Worker:
             slices: list[Slice] = []
             while not slices:
                 if wait:
-                    self._wake.wait_for(lambda: self._new or self._long or self._closed)
-                if self._closed or not (self._new or self._long):
+                    self._wake.wait_for(lambda: self._short or self._long or self._closed)
+                if self._closed or not (self._short or self._long):
                     return []
                 slices = list(self._take_round())
-            if self._new or self._long:  # for another engine
+            if self._short or self._long:  # for another engine
                 self._wake.notify()
             return slices
 
@@ -164,19 +164,18 @@ class Worker:
             self._max_batch_tokens = min(self._max_batch_tokens, tokens)
 
     def _count_waiting(self) -> int:
-        jobs = (job for queue in (self._new, self._long) for job in queue)
+        jobs = (job for queue in (self._short, self._long) for job in queue)
         return sum(job.waiting_tokens for job in jobs if not job.future.cancelled())
 
     def _take_round(self) -> Iterator[Slice]:
-        """Take the slices of one round: what is new, but for the share of what is long."""
-        turn = self._max_batch_tokens * _BATCHES_PER_ROUND
-        most = self._max_batch_tokens * _MOST_BATCHES_PER_ROUND
-        waiting = sum(min(job.waiting_tokens, turn) for job in self._new) // self.lines
-        whole = min(max(turn, waiting), most)
+        """Take the slices of one round: of the short in order, and of the long their share, by turns."""
+        waiting = sum(job.waiting_tokens for job in self._short) // self.lines
+        least, most = (self._max_batch_tokens * n for n in (_BATCHES_PER_ROUND, _MOST_BATCHES_PER_ROUND))
+        whole = min(max(least, waiting), most)
         share = whole // _LONG_SHARE
         # Counted now: what is put back below waits for the next round.
         turns = (
-            (self._new, len(self._new), whole - share if self._long else whole),
+            (self._short, len(self._short), whole - share if self._long else whole),
             (self._long, len(self._long), share),
         )
         for queue, count, room in turns:
@@ -186,13 +185,11 @@ class Worker:
                 job = queue.popleft()
                 if job.future.done():  # cancelled, or failed in an earlier round
                     continue
-                indices = job.take(min(room, turn))
+                indices = job.take(room)
                 room -= int(job.pairs.lengths[indices].sum())
                 yield job, indices
-                if job.waiting_tokens and len(job.pairs.ids) > turn:
-                    self._long.append(job)
-                elif job.waiting_tokens:
-                    self._new.appendleft(job)
+                if job.waiting_tokens:  # the first of the short stays first, the long take turns
+                    (queue.append if queue is self._long else queue.appendleft)(job)
                     break
 
 

@@ -205,18 +205,19 @@ class PairEncoder:
         )
 
     def windows(
-        self, query: str, documents: Sequence[str], *, overlap: int, most: int | None
+        self, query: str, documents: Sequence[str], *, size: int | None, overlap: int, most: int | None
     ) -> list[list[Span]]:
         """Cut documents into windows that fit beside the query; see `WindowScorer.windows`.
 
         Raises:
             InvalidInputError: If a text is not valid Unicode, or a number cannot be used.
         """
-        if overlap < 0 or (most is not None and most < 1):
-            msg = f"overlap must be >= 0 and most >= 1 or None, but got {overlap} and {most}"
+        if overlap < 0 or any(number is not None and number < 1 for number in (size, most)):
+            msg = f"overlap must be >= 0, size and most >= 1 or None, but got {overlap}, {size} and {most}"
             raise InvalidInputError(msg)
         tokens, _ = self._tokens(list(dict.fromkeys([query, *documents])))
         room = self._room(tokens[query])
+        room = min(room, size or room)
         # Ids tell what fits; only the rest needs offsets.
         long = [text for text in dict.fromkeys(documents) if len(tokens[text]) > room]
         cut = {

@@ -32,7 +32,7 @@ class ScorerInfo:
         max_length: Tokens of a pair at most, special tokens included.
         max_query_tokens: Tokens of a query at most.
         max_batch_tokens: Padded tokens of a batch at most.
-        memory: Bytes held by the weights on the device.
+        memory: Bytes held on the devices by the weights, and by CUDA graphs captured at load.
         reasons: For each choice made by `"auto"`, why it was made; and notes from loading.
     """
 
@@ -118,21 +118,22 @@ class WindowScorer(Scorer, Protocol):
     """A scorer that says what it reads of long texts, and where to cut them; neither runs the model."""
 
     def windows(
-        self, query: str, documents: Sequence[str], *, overlap: int, most: int | None
+        self, query: str, documents: Sequence[str], *, size: int | None, overlap: int, most: int | None
     ) -> list[list[tuple[int, int]]]:
         """Cut documents into overlapping windows that fit beside the query.
 
         Args:
             query: The query; a longer one leaves less room.
             documents: n documents.
+            size: Tokens of a window, at most; None: as many as fit.
             overlap: Tokens that neighbouring windows share at least, up to half of a window.
             most: How many windows to make of a document, from its start; None: all.
 
         Returns:
             For each document at least one window, as characters [start, end), in the order of the text.
             Windows are cut where words begin; only a word longer than a quarter of a window may be cut
-            inside. Every token lies in some window, unless `most` leaves it out. A document that fits is
-            one window, all of it.
+            inside. Every token lies in some window, unless `most` leaves it out. A document of no
+            more than a window's tokens is one window, all of it.
         """
         ...
 

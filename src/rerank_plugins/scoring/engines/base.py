@@ -25,7 +25,7 @@ class Engine(Protocol):
 
     @property
     def memory(self) -> int:
-        """Bytes held by the weights."""
+        """Bytes held by the weights, and by what was prepared of them so far."""
         ...
 
     @property

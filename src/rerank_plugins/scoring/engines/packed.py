@@ -98,7 +98,7 @@ class PackedEngine:
     ) -> None:
         self._device = device
         self._network = PackedNetwork(network, attention).to(device)
-        self.memory = sum(part.nbytes for part in self._network.state_dict().values())
+        self._weights: int = sum(part.nbytes for part in self._network.state_dict().values())
         self._streams = _Streams(device) if device.type == "cuda" else None
         self.ahead = 1 if self._streams else 0
         self._graphs: Graphs | None = None
@@ -106,6 +106,12 @@ class PackedEngine:
             self._graphs = Graphs(self._network, device, network.config.max_positions)
             if graphs == "load":
                 self._graphs.capture_all()
+
+    @property
+    def memory(self) -> int:
+        """Bytes held by the weights, and by the graphs that are captured."""
+        captured = 0 if self._graphs is None else self._graphs.memory
+        return self._weights + captured
 
     @torch.inference_mode()
     def launch(self, pairs: EncodedPairs, indices: NDArray[np.int64]) -> Collect:

@@ -1,22 +1,27 @@
 """`CrossEncoderRanker`, a Haystack ranker on the shared cross-encoder scorer."""
 
-from dataclasses import replace
+import threading
 from typing import Any
 
 from haystack import Document, component, default_from_dict, default_to_dict
 from haystack.utils import ComponentDevice, Secret
-from haystack.utils.misc import _deduplicate_documents
 
+from haystack_integrations.components.rankers.rerank_plugins.call import RankerCall, check_documents
 from rerank_plugins._adapters import lazy_reranker
 from rerank_plugins.errors import InvalidInputError
+from rerank_plugins.inputs import check_query
 from rerank_plugins.lazy import LazyReranker
-from rerank_plugins.ranking import Ranking
+from rerank_plugins.preview import PreviewedPair
 from rerank_plugins.reranker import Reranker
 from rerank_plugins.scoring.protocol import Scorer
-from rerank_plugins.settings import Dtype, EngineName, OnError, Scale
+from rerank_plugins.settings import Dtype, EngineName, LongDocuments, OnError, Scale
+from rerank_plugins.template import DocumentTemplate, RenderedDocument
 
 # Immutable, and read only when a model loads.
 _DEFAULT_TOKEN = Secret.from_env_var(["HF_API_TOKEN", "HF_TOKEN"], strict=False)
+# Held while a token is read, never while a model loads, so one lock serves all rankers; a lock of
+# its own would keep a ranker from being copied and pickled.
+_token_lock = threading.Lock()
 
 
 @component
@@ -54,8 +59,16 @@ class CrossEncoderRanker:
         min_score: float | None = None,
         scale: Scale | None = None,
         on_error: OnError | None = None,
+        long_documents: LongDocuments | None = None,
+        passage_tokens: int | None = None,
+        passage_overlap: int | None = None,
+        max_passages: int | None = None,
+        best_passages: int | None = None,
         query_prefix: str = "",
+        query_suffix: str = "",
         document_prefix: str = "",
+        document_suffix: str = "",
+        document_template: str | None = None,
         meta_fields_to_embed: list[str] | None = None,
         embedding_separator: str = "\n",
         scorer: Scorer | None = None,
@@ -81,25 +94,52 @@ class CrossEncoderRanker:
             top_k: How many documents to return at most; None: all.
             min_score: Lowest score to keep, inclusive, on `scale`.
             scale: `"probability"` or `"logit"`.
-            on_error: `"raise"` or `"keep_order"`.
+            on_error: `"raise"`, or `"keep_order"`: if scoring fails, return the documents in their input
+                order with their old scores, `meta["reranked"] = False` and `meta["rerank_reason"]`.
+            long_documents: `"truncate"`, or `"max_passage"`: read long documents in overlapping windows.
+                Then `meta["rerank_passage"]` is `[start, end)` of the best window, in characters of
+                the document's content.
+            passage_tokens: Tokens of a window at most; None: as many as fit.
+            passage_overlap: Tokens that neighbouring windows share at least.
+            max_passages: Windows read of one document at most.
+            best_passages: A document's logit is the mean of that many best windows' logits.
             query_prefix: Put before the query.
+            query_suffix: Put after the query.
             document_prefix: Put before each document's text.
+            document_suffix: Put after each document's text.
+            document_template: What to score, from content and meta, such as `"{title}: {content}"`; see
+                `rerank_plugins.template.DocumentTemplate`. None: `meta_fields_to_embed` and the content.
             meta_fields_to_embed: Meta fields to put before the content; missing and None are left out.
             embedding_separator: Between meta fields and content.
             scorer: A scorer that is ready, instead of a model; such a ranker has no `to_dict`.
             reranker: A `Reranker` that is ready, instead of a model; likewise.
 
         Raises:
-            InvalidInputError: If a setting is invalid, or two of model, scorer and reranker are given.
+            InvalidInputError: If a setting is invalid, two of model, scorer and reranker are given, or
+                both document_template and meta_fields_to_embed.
         """
         _check_top_k(top_k)
+        if document_template is not None and meta_fields_to_embed:
+            msg = (
+                f"give either document_template or meta_fields_to_embed, but got {document_template!r} "
+                f"and {meta_fields_to_embed!r}; name the fields in the template"
+            )
+            raise InvalidInputError(msg)
         self.model = model
         self.device = device
         self.token = token
         self.query_prefix = query_prefix
+        self.query_suffix = query_suffix
         self.document_prefix = document_prefix
+        self.document_suffix = document_suffix
+        self.document_template = document_template
         self.meta_fields_to_embed = list(meta_fields_to_embed or [])
         self.embedding_separator = embedding_separator
+        self._template = (
+            DocumentTemplate.of_fields(self.meta_fields_to_embed, embedding_separator)
+            if document_template is None
+            else DocumentTemplate(document_template)
+        )
         self.scorer = scorer
         self.reranker = reranker
         # Serialised under their own names, and handed on where they are not None.
@@ -116,6 +156,11 @@ class CrossEncoderRanker:
             "min_score": min_score,
             "scale": scale,
             "on_error": on_error,
+            "long_documents": long_documents,
+            "passage_tokens": passage_tokens,
+            "passage_overlap": passage_overlap,
+            "max_passages": max_passages,
+            "best_passages": best_passages,
         }
         self._lazy = self._make_lazy(token=None)
 
@@ -150,6 +195,9 @@ class CrossEncoderRanker:
     ) -> dict[str, list[Document]]:
         """Rank documents.
 
+        In a pipeline, the component's span gets `rerank.*` tags: the model's name, top_k, the scores,
+        and the numbers of `RankingStats`.
+
         Args:
             query: The query.
             documents: The documents; `[]` gives `[]`.
@@ -161,19 +209,16 @@ class CrossEncoderRanker:
             `{"documents": [...]}`, copies with their score, best first.
 
         Raises:
-            InvalidInputError: If `top_k` is not positive, or the query is no string.
+            InvalidInputError: If `top_k` is not positive, the query no string, or a document none.
             ModelError: If the model cannot be loaded.
             ScoringError: If scoring fails and `on_error` is `"raise"`.
         """
-        unique = self._unique(documents, top_k)
-        if not unique:
+        call = self._call(query, documents, top_k, scale, min_score)
+        if not call.documents:
             return {"documents": []}
-        ranking = (
-            self._prepare()
-            .get()
-            .rank(self._query(query), self._texts(unique), **_overrides(top_k, scale, min_score))
-        )
-        return {"documents": _to_documents(unique, ranking)}
+        reranker = self._prepare().get()
+        call.start(reranker)
+        return call.finish(reranker.rank(call.query, call.texts, **call.overrides))
 
     @component.output_types(documents=list[Document])
     async def run_async(
@@ -185,14 +230,29 @@ class CrossEncoderRanker:
         min_score: float | None = None,
     ) -> dict[str, list[Document]]:
         """Rank documents like `run`, without blocking the event loop."""
-        unique = self._unique(documents, top_k)
-        if not unique:
+        call = self._call(query, documents, top_k, scale, min_score)
+        if not call.documents:
             return {"documents": []}
         reranker = await self._prepare().aget()
-        ranking = await reranker.arank(
-            self._query(query), self._texts(unique), **_overrides(top_k, scale, min_score)
-        )
-        return {"documents": _to_documents(unique, ranking)}
+        call.start(reranker)
+        return call.finish(await reranker.arank(call.query, call.texts, **call.overrides))
+
+    def preview(self, query: str, documents: list[Document]) -> list[PreviewedPair]:
+        """Show what the model reads of each pair, without running it. Loads the model if need be.
+
+        Args:
+            query: The query.
+            documents: The documents; unlike `run`, equal ids are not merged.
+
+        Returns:
+            One pair for each document, in their order: prefixes, template and cuts applied.
+
+        Raises:
+            InvalidInputError: If the query is no string, or a document none.
+            ModelError: If the model cannot be loaded.
+        """
+        texts = [self._render(document).text for document in check_documents(documents)]
+        return self._prepare().get().preview(self._query(query), texts)
 
     def to_dict(self) -> dict[str, Any]:
         """Serialise the settings.
@@ -205,27 +265,26 @@ class CrossEncoderRanker:
                 "a ranker must be made from a model to be serialised, but got a ready scorer or "
                 "reranker; give model= and settings instead: equal ones share one loaded model"
             )
-        device = self.device.to_dict() if isinstance(self.device, ComponentDevice) else self.device
         return default_to_dict(
             self,
             model=self.model,
-            device=device,
-            token=self.token.to_dict() if self.token is not None else None,
+            device=self.device,
+            token=self.token,
             **self._options,
             query_prefix=self.query_prefix,
+            query_suffix=self.query_suffix,
             document_prefix=self.document_prefix,
-            meta_fields_to_embed=self.meta_fields_to_embed,
+            document_suffix=self.document_suffix,
+            document_template=self.document_template,
+            meta_fields_to_embed=list(self.meta_fields_to_embed),
             embedding_separator=self.embedding_separator,
         )
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "CrossEncoderRanker":
         """Build a ranker from what `to_dict` wrote."""
+        # A copy, since Haystack 2 puts the Secret and the device that it builds into what it is given.
         options = dict(data.get("init_parameters", {}))
-        if isinstance(options.get("device"), dict):
-            options["device"] = ComponentDevice.from_dict(options["device"])
-        if isinstance(options.get("token"), dict):
-            options["token"] = Secret.from_dict(options["token"])
         ranker: CrossEncoderRanker = default_from_dict(cls, {**data, "init_parameters": options})
         return ranker
 
@@ -241,27 +300,38 @@ class CrossEncoderRanker:
 
     def _prepare(self) -> LazyReranker:
         """Return the lazy reranker, with the token, which is not read before it is needed."""
-        ready = self.scorer is not None or self.reranker is not None
-        if self.token is not None and not ready and not self._lazy.loaded:
-            token = self.token.resolve_value()
-            if token is not None:
-                self._lazy = self._make_lazy(token)
-        return self._lazy
+        if self.token is None or self.scorer is not None or self.reranker is not None:
+            return self._lazy
+        with _token_lock:
+            if not self._lazy.loaded:
+                fresh = self._make_lazy(self.token.resolve_value())
+                # The same token again: another thread may be loading with it.
+                if fresh != self._lazy:
+                    self._lazy = fresh
+            return self._lazy
 
-    def _unique(self, documents: list[Document], top_k: int | None) -> list[Document]:
+    def _call(
+        self,
+        query: str,
+        documents: list[Document],
+        top_k: int | None,
+        scale: Scale | None,
+        min_score: float | None,
+    ) -> RankerCall:
         _check_top_k(top_k)
-        return _deduplicate_documents(documents)
+        overrides = {"top_k": top_k, "scale": scale, "min_score": min_score}
+        given = {name: value for name, value in overrides.items() if value is not None}
+        return RankerCall(self._query(query), documents, self._render, given)
 
     def _query(self, query: str) -> str:
-        return self.query_prefix + query if self.query_prefix else query
+        return self.query_prefix + check_query(query) + self.query_suffix
 
-    def _texts(self, documents: list[Document]) -> list[str]:
-        return [self._text(document) for document in documents]
-
-    def _text(self, document: Document) -> str:
-        meta = (document.meta.get(field) for field in self.meta_fields_to_embed)
-        parts = [str(value) for value in meta if value is not None]
-        return self.document_prefix + self.embedding_separator.join([*parts, document.content or ""])
+    def _render(self, document: Document) -> RenderedDocument:
+        rendered = self._template.render(document.content or "", document.meta)
+        return RenderedDocument(
+            self.document_prefix + rendered.text + self.document_suffix,
+            len(self.document_prefix) + rendered.content_start,
+        )
 
 
 def _check_top_k(top_k: int | None) -> None:
@@ -269,16 +339,3 @@ def _check_top_k(top_k: int | None) -> None:
     if top_k is not None and top_k <= 0:
         msg = f"top_k must be > 0, but got {top_k}"
         raise InvalidInputError(msg)
-
-
-def _overrides(top_k: int | None, scale: Scale | None, min_score: float | None) -> dict[str, Any]:
-    values = {"top_k": top_k, "scale": scale, "min_score": min_score}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _to_documents(documents: list[Document], ranking: Ranking) -> list[Document]:
-    if ranking.reranked:
-        return [replace(documents[ranked.index], score=ranked.score) for ranked in ranking]
-    marks = {"reranked": False, "rerank_reason": ranking.reason}
-    kept = (documents[ranked.index] for ranked in ranking)
-    return [replace(document, meta={**document.meta, **marks}) for document in kept]
