@@ -16,6 +16,9 @@ def test_depths_follow_from_one_pass() -> None:
     scorer = ByText(right)
     found = evaluate(topics, {"s": scorer}, depths=(20, 5), timed_queries=0, resamples=100)
     assert scorer.calls == [8] + [20] * 30, "one warm-up, then each query once"
+    logits = found.systems[0].logits
+    assert logits["q3"] == pytest.approx([right(c.text) for c in topics[3].candidates])
+    assert "logits" not in found.to_dict()["systems"][0]
     five, twenty = found.systems[0].depths
     assert (five.depth, twenty.depth) == (5, 20)
     assert twenty.measured.mean["RR@10"] == 1
@@ -98,7 +101,7 @@ def test_a_given_run_may_hold_documents_of_its_own() -> None:
     run = {topic.id: ["elsewhere", next(iter(topic.grades))] for topic in topics}
     system = evaluate(topics, {"run": run}, resamples=100).systems[0]
     assert system.measured.mean["RR@10"] == 0.5
-    assert (system.bearing, system.cost, system.scores) == (None, None, None)
+    assert (system.bearing, system.cost, system.scores, system.logits) == (None, None, None, {})
 
 
 def test_queries_without_judgements_or_candidates_are_told() -> None:

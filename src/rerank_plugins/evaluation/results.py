@@ -1,7 +1,7 @@
 """What an evaluation found, as plain values."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,8 @@ class System:
         savings: Prompts of equal recall before and after.
         cost: None for a given run.
         scores: None for a given run.
+        logits: Of the candidates that were scored, in first-stage order, by query id: with the topics'
+            grades, what thresholds and calibrations are fitted to. Empty for a given run.
     """
 
     name: str
@@ -77,6 +79,7 @@ class System:
     savings: tuple[Saving, ...]
     cost: Cost | None
     scores: Histogram | None
+    logits: dict[str, list[float]] = field(repr=False)
 
     @property
     def measured(self) -> Measured:
@@ -141,5 +144,8 @@ class Evaluation:
         return best_of(self.systems)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values that `json.dumps` takes."""
-        return asdict(self)
+        """Return plain values that `json.dumps` takes: everything but the logits."""
+        values = asdict(self)
+        for system in values["systems"]:
+            del system["logits"]
+        return values

@@ -157,6 +157,7 @@ class _Contest:
             savings=tuple(rag.savings(self.first_bearing, bearing)) if bearing else (),
             cost=made.cost,
             scores=_histogram(made, self.topics, self.relevant_from),
+            logits={qid: logits.tolist() for qid, logits in (made.logits or {}).items()},
         )
 
     def _at_depth(self, depth: int, orders: Orders, made: Pass) -> AtDepth:
