@@ -96,7 +96,8 @@ def _prompts(system: System) -> Iterator[str]:
     reached = [saving for saving in system.savings if saving.saved is not None]
     if reached and (reached[-1].saved or 0) > 0:
         one = reached[-1]  # the largest prompt
-        now = "1 reranked passage bears" if one.passages_after == 1 else f"{one.passages_after} reranked bear"
+        many = f"{one.passages_after} reranked passages bear"
+        now = "1 reranked passage bears" if one.passages_after == 1 else many
         yield (
             f"In a prompt, {now} the answer as often as {one.passages} before ({one.recall:.0%} of the "
             f"queries): {one.saved:.0%} fewer tokens."
