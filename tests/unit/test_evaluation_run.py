@@ -1,6 +1,8 @@
 """Evaluations as a whole: depths from one pass, costs, given runs, and what is refused."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -144,3 +146,18 @@ def test_a_failure_is_never_measured_as_an_order() -> None:
     failing = Reranker(ByText(lambda _: np.nan), on_error="keep_order")
     with pytest.raises(ScoringError, match=r"query q0 was not scored"):
         evaluate(make_topics(3), {"s": failing})
+
+
+@pytest.mark.parametrize("package", ["ir_measures", "scipy", "bm25s", "matplotlib"])
+def test_a_missing_package_names_the_extra(package: str) -> None:
+    code = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        "from rerank_plugins import MissingExtraError\n"
+        "try:\n"
+        "    from rerank_plugins.evaluation import load_demo, retrieve\n"
+        "    retrieve(load_demo())\n"
+        "    import rerank_plugins.evaluation.plots\n"
+        "except MissingExtraError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 'pip install "rerank-plugins[eval]"' in done.stdout
