@@ -6,7 +6,6 @@ The data is NIST's judgements with BM25's hits (see training/README.md); without
 are compared and nDCG is left out. bfloat16 and float16 are very slow on CPUs without them.
 """
 
-import gzip
 import json
 import statistics
 from pathlib import Path
@@ -23,6 +22,7 @@ from scipy.stats import kendalltau
 
 from rerank_plugins import CrossEncoderScorer, RerankError
 from rerank_plugins.demo.data import load_passages, load_queries
+from rerank_plugins.evaluation import load_hits
 
 Topics = dict[str, tuple[str, dict[str, str]]]  # query id -> query, texts by document id
 
@@ -32,12 +32,8 @@ DEFAULT = ("openvino:float32", "onnx:float32", "openvino:bfloat16", "openvino:in
 
 def trec_topics(data: Path) -> Topics:
     """Return the judged queries of TREC DL 2019 with BM25's top 100."""
-    with gzip.open(data / "trec-dl/BM25.dl19.top100.json.gz", "rt") as file:
-        rows = json.load(file)
-    return {
-        str(row["hits"][0]["qid"]): (row["query"], {str(hit["docid"]): hit["content"] for hit in row["hits"]})
-        for row in rows
-    }
+    found = load_hits(data / "trec-dl/BM25.dl19.top100.json.gz", data / "trec-dl/qrels.dl19-passage.txt")
+    return {topic.id: (topic.query, {c.id: c.text for c in topic.candidates}) for topic in found}
 
 
 def demo_topics() -> Topics:

@@ -22,6 +22,8 @@ HEAVY = [
     "haystack",
     "sentence_transformers",
     "numpy",
+    "ir_measures",
+    "rerank_plugins.evaluation",
 ]
 
 
@@ -48,7 +50,7 @@ def imports_of(path: Path) -> set[str]:
 
 def test_imports_point_downwards() -> None:
     # demo/ is texts, which any layer may read.
-    surfaces = ("cli", "bench", "langchain", "llama_index", "haystack", "_adapters", "lazy")
+    surfaces = ("cli", "bench", "evaluation", "langchain", "llama_index", "haystack", "_adapters", "lazy")
     for path in (SOURCE / "scoring").rglob("*.py"):
         for name in imports_of(path):
             assert not name.startswith("rerank_plugins.reranker"), path
@@ -56,6 +58,11 @@ def test_imports_point_downwards() -> None:
             assert name.split(".")[0] not in {"langchain_core", "llama_index", "haystack", "typer"}, path
     for name in imports_of(SOURCE / "reranker.py"):
         assert not any(name.startswith(f"rerank_plugins.{surface}") for surface in surfaces)
+    for path in (SOURCE / "evaluation").rglob("*.py"):
+        for name in imports_of(path):
+            above = [surface for surface in surfaces if surface != "evaluation"]
+            assert not any(name.startswith(f"rerank_plugins.{surface}") for surface in above), path
+            assert name.split(".")[0] not in {"langchain_core", "llama_index", "haystack", "typer"}, path
 
 
 def test_the_library_never_prints_or_configures_logging() -> None:
@@ -72,6 +79,7 @@ def test_the_library_never_prints_or_configures_logging() -> None:
         "rerank_plugins.reranker",
         "rerank_plugins.template",
         "rerank_plugins.calibration.scale",
+        "rerank_plugins.evaluation",
         "rerank_plugins.scoring.cross_encoder",
         "rerank_plugins.langchain",
         "rerank_plugins.llama_index",

@@ -2,33 +2,18 @@
 
 import importlib.util
 import json
-import os
-import platform
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
 
 from rerank_plugins.bench.contestants import Skipped
 from rerank_plugins.bench.measure import Agreement, Load, Race
 from rerank_plugins.errors import MissingExtraError
+from rerank_plugins.machine import machine
 
 __all__ = ["Report", "Result", "machine", "plot", "require_plot", "tables"]
-
-_LIBRARIES = (
-    "rerank-plugins",
-    "torch",
-    "openvino",
-    "onnxruntime",
-    "transformers",
-    "sentence-transformers",
-    "rerankers",
-)
-_INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "avx_vnni")
 
 
 @dataclass(frozen=True)
@@ -104,42 +89,6 @@ class Report:
         values["skipped"] = {skipped.name: skipped.reason for skipped in self.skipped}
         values["callers"] = [asdict(load) for load in self.loads]
         return json.dumps(values, indent=2) + "\n"
-
-
-def machine() -> dict[str, Any]:
-    """Return what of the machine matters to speed."""
-    return {
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "instructions": [name for name in _INSTRUCTIONS if name in _cpu_flags()],
-        "system": platform.platform(terse=True),
-        "libraries": {name: found for name in _LIBRARIES if (found := _version(name))},
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-
-
-def _cpu_info(key: str) -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")
-
-
-def _cpu_name() -> str:
-    return _cpu_info("model name") or platform.processor() or platform.machine()
-
-
-def _cpu_flags() -> set[str]:
-    return set(_cpu_info("flags").split())
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def tables(report: Report) -> list[Table]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rerank_plugins.cli.options import ExportDtype, GraphFormat, InputFormat, OutputFormat
+from rerank_plugins.cli.options import EvalFormat, ExportDtype, GraphFormat, InputFormat, OutputFormat
 from rerank_plugins.errors import InvalidInputError
 
 app = typer.Typer(
@@ -232,3 +232,79 @@ def bench(
         seed=seed,
     )
     measure(plan, json_path=json_path, plot_path=plot_path)
+
+
+@app.command("eval")
+def evaluate(
+    source: Annotated[
+        str,
+        typer.Argument(help="JSONL, BEIR folder, top-100 JSON, TREC run, ir_datasets id, or 'demo'."),
+    ] = "demo",
+    source_format: Annotated[EvalFormat, typer.Option("--format", help="Format of the source.")] = (
+        EvalFormat.auto
+    ),
+    qrels: Annotated[Path | None, typer.Option(help="Judgements, for top-100 JSON and TREC runs.")] = None,
+    queries: Annotated[Path | None, typer.Option(help="Queries of a run: TSV or JSONL.")] = None,
+    passages: Annotated[Path | None, typer.Option(help="Passages of a run: TSV or JSONL.")] = None,
+    split: Annotated[str, typer.Option(help="Judgements of a BEIR folder.")] = "test",
+    first_stage: Annotated[
+        str | None,
+        typer.Option(
+            help="given, bm25s, or module:name of a LangChain, LlamaIndex or Haystack retriever. "
+            "Default: given where the source has candidates, else bm25s."
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", "-m", help="Model to evaluate, repeatable.")
+    ] = None,
+    other_run: Annotated[
+        list[Path] | None, typer.Option(help="TREC run of another system to compare, repeatable.")
+    ] = None,
+    depth: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Candidates to rerank, repeatable. Default: 10, 20, 50, 100."),
+    ] = None,
+    relevant_from: Annotated[
+        int, typer.Option(min=1, help="Lowest grade that counts as relevant in binary measures.")
+    ] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N queries.")] = None,
+    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for report.json, .md and .html.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    engine: Engine = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens of a pair.")] = None,
+    long_documents: Annotated[
+        str | None, typer.Option(help="truncate, or max_passage: read in windows, the best one counts.")
+    ] = None,
+    max_passages: Annotated[
+        int | None, typer.Option(help="Windows to read of a document with max_passage.")
+    ] = None,
+    local_files_only: Offline = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether reranking helps on your data, with which model, how deep, and at what cost."""
+    from rerank_plugins.cli import eval as command
+
+    topics = command.load(source, source_format, qrels, queries, passages, split).limit(limit)
+    depths = tuple(sorted(set(depth or (10, 20, 50, 100))))
+    options = {
+        "device": device,
+        "dtype": dtype,
+        "engine": engine,
+        "max_length": max_length,
+        "long_documents": long_documents,
+        "max_passages": max_passages,
+        "local_files_only": local_files_only or None,
+    }
+    command.run(
+        command.with_candidates(topics, first_stage, depths[-1]),
+        models=model,
+        runs=other_run or [],
+        options=options,
+        arguments={"depths": depths, "relevant_from": relevant_from, "confidence": confidence},
+        output=output,
+        as_json=as_json,
+    )

@@ -2,17 +2,21 @@
 
 from enum import StrEnum
 
-__all__ = ["ExportDtype", "GraphFormat", "InputFormat", "OutputFormat"]
+from rerank_plugins.files import InputFormat
+
+__all__ = ["EvalFormat", "ExportDtype", "GraphFormat", "InputFormat", "OutputFormat"]
 
 
-class InputFormat(StrEnum):
-    """How passages are written."""
+class EvalFormat(StrEnum):
+    """How a test set is written."""
 
     auto = "auto"
+    demo = "demo"
     jsonl = "jsonl"
-    tsv = "tsv"
-    lines = "lines"
+    beir = "beir"
     hits = "hits"
+    run = "run"
+    dataset = "dataset"
 
 
 class OutputFormat(StrEnum):

@@ -1,0 +1,78 @@
+"""Load test sets of your own: a JSON object a line."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rerank_plugins.errors import InvalidInputError
+from rerank_plugins.evaluation.load import stem
+from rerank_plugins.evaluation.topics import Candidate, Topic, Topics
+from rerank_plugins.files import first_of, numbered_lines, parse_json, read_file
+from rerank_plugins.inputs import shorten
+
+__all__ = ["load_jsonl"]
+
+_ROW = '{"query": str, "documents": [...], "relevant": [...]}'
+
+
+def load_jsonl(path: Path | str) -> Topics:
+    """Load your own data: a JSON object a line.
+
+    Args:
+        path: Lines of `{"query": str, "documents": [...], "relevant": [...], "answers": [...], "id": str}`.
+            `documents` are what the first stage found, best first: texts, or objects with `text` and,
+            optionally, `id` and `score`; a document without id has its position, from 0, as its id.
+            `relevant` holds ids or positions of right documents, or is an object of id and grade.
+            `answers` holds short right answers. One of `relevant` and `answers` is needed, though it may
+            be empty: `evaluate` leaves such a query out. `id` is not needed.
+
+    Raises:
+        InvalidInputError: If a line is not that.
+    """
+    path = Path(path)
+    topics = [
+        _read_own(parse_json(line, f"{path}:{number}"), f"{path}:{number}", str(number))
+        for number, line in numbered_lines(read_file(path))
+    ]
+    return Topics(stem(path), tuple(topics), first_stage="given order")
+
+
+def _read_own(row: Any, place: str, number: str) -> Topic:
+    query, documents, answers = (first_of(row, (key,)) for key in ("query", "documents", "answers"))
+    if not isinstance(query, str) or not isinstance(documents, list):
+        msg = f"{place} must be {_ROW}, but got {shorten(row)}"
+        raise InvalidInputError(msg)
+    if answers is not None and not (isinstance(answers, list) and all(isinstance(a, str) for a in answers)):
+        msg = f"{place}: answers must be a list of str, but got {shorten(answers)}"
+        raise InvalidInputError(msg)
+    if "relevant" not in row and "answers" not in row:
+        msg = f"{place} must say what is right, with relevant or answers, but has neither: {shorten(row)}"
+        raise InvalidInputError(msg)
+    candidates = tuple(_own_document(one, place, i) for i, one in enumerate(documents))
+    grades = _own_grades(row.get("relevant") or [], candidates, place)
+    return Topic(str(row.get("id", number)), query, candidates, grades, tuple(answers or ()))
+
+
+def _own_document(one: Any, place: str, position: int) -> Candidate:
+    if isinstance(one, str):
+        return Candidate(str(position), one)
+    text, score = first_of(one, ("text", "content", "page_content")), first_of(one, ("score",))
+    if not isinstance(text, str) or not isinstance(score, int | float | None):
+        msg = f"{place}: documents[{position}] must be a str or have a text, but got {shorten(one)}"
+        raise InvalidInputError(msg)
+    docid = first_of(one, ("id", "_id", "docid", "doc_id"))
+    return Candidate(str(position if docid is None else docid), text, score)
+
+
+def _own_grades(relevant: Any, candidates: Sequence[Candidate], place: str) -> dict[str, int]:
+    if isinstance(relevant, dict) and all(type(grade) is int for grade in relevant.values()):
+        return {str(docid): grade for docid, grade in relevant.items()}
+    if isinstance(relevant, list) and all(type(one) in {int, str} for one in relevant):
+        beyond = [one for one in relevant if isinstance(one, int) and not 0 <= one < len(candidates)]
+        if not beyond:
+            return {candidates[one].id if isinstance(one, int) else one: 1 for one in relevant}
+    msg = (
+        f"{place}: relevant must be a list of document ids or of positions from 0 to "
+        f"{len(candidates) - 1}, or an object of id and grade, but got {shorten(relevant)}"
+    )
+    raise InvalidInputError(msg)

@@ -1,0 +1,197 @@
+"""Read texts from files: JSONL, TSV, plain lines and top-100 JSON, each plain or gzipped."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rerank_plugins.errors import InvalidInputError
+from rerank_plugins.inputs import shorten
+
+__all__ = [
+    "Hits",
+    "InputFormat",
+    "decode",
+    "first_of",
+    "guess_format",
+    "numbered_lines",
+    "parse_json",
+    "read_file",
+    "read_hits",
+    "read_line",
+    "read_texts",
+]
+
+_TEXT_KEYS = ("text", "content", "contents", "passage", "page_content")
+_ID_KEYS = ("id", "docid", "_id", "doc_id")
+
+
+class Hits(NamedTuple):
+    """A query and what was retrieved for it.
+
+    Attributes:
+        id: Id of the query.
+        query: Its text.
+        documents: (id, text) of each hit, best first.
+        scores: Score of each hit; None where it has none.
+    """
+
+    id: str
+    query: str
+    documents: list[tuple[str, str]]
+    scores: list[float | None]
+
+
+class InputFormat(StrEnum):
+    """How passages are written."""
+
+    auto = "auto"
+    jsonl = "jsonl"
+    tsv = "tsv"
+    lines = "lines"
+    hits = "hits"
+
+
+def read_file(path: Path) -> str:
+    """Return a file's text, unzipped.
+
+    Raises:
+        InvalidInputError: If it cannot be read, or is no UTF-8.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        msg = f"{path} must be a file that can be read, but: {error.strerror}"
+        raise InvalidInputError(msg) from error
+    return decode(raw, str(path))
+
+
+def decode(raw: bytes, name: str) -> str:
+    """Return the text of a file, unzipped, without a byte order mark.
+
+    Raises:
+        InvalidInputError: If it is no UTF-8, or a damaged gzip.
+    """
+    try:
+        return (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        msg = f"{name} must be UTF-8 text, plain or gzipped, but: {error}"
+        raise InvalidInputError(msg) from error
+
+
+def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield numbered lines that are not blank; not `splitlines()`, which also splits at U+2028 and such."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, line.removesuffix("\r")
+
+
+def guess_format(name: str, text: str) -> InputFormat:
+    """Tell the format from the name, and from the first character where that says nothing."""
+    suffixes = {suffix for suffix in Path(name).suffixes if suffix != ".gz"}
+    start = text.lstrip()[:1]
+    if ".tsv" in suffixes:
+        return InputFormat.tsv
+    _, first = next(numbered_lines(text), (0, ""))
+    if start == "[" and (".json" in suffixes or _starts_array(text)):
+        return InputFormat.hits
+    if ".jsonl" in suffixes or start == "{" or _is_json_string(first):
+        return InputFormat.jsonl
+    return InputFormat.tsv if first.count("\t") == 1 else InputFormat.lines
+
+
+def _starts_array(text: str) -> bool:
+    """Tell `[{"query": ...` from a plain line that begins with a bracket."""
+    return text.lstrip()[1:].lstrip()[:1] == "{"
+
+
+def _is_json_string(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), str)
+    except ValueError:
+        return False
+
+
+def read_line(line: str, place: str, number: str, form: InputFormat) -> tuple[str, str]:
+    """Return (id, text) of one passage; the id is the line's number where it has none.
+
+    Raises:
+        InvalidInputError: If it is not of that format; `place` names it.
+    """
+    if form is InputFormat.lines:
+        return number, line
+    if form is InputFormat.tsv:
+        docid, tab, text = line.partition("\t")
+        if not tab:
+            msg = f"{place} must be 'id<TAB>text', but got {shorten(line)}"
+            raise InvalidInputError(msg)
+        return docid, text
+    return _read_row(parse_json(line, place), place, number)
+
+
+def _read_row(row: Any, place: str, number: str) -> tuple[str, str]:
+    if isinstance(row, str):
+        return number, row
+    text = first_of(row, _TEXT_KEYS)
+    if not isinstance(text, str):
+        msg = f"{place} must have a text under one of {', '.join(_TEXT_KEYS)}, but got {shorten(row)}"
+        raise InvalidInputError(msg)
+    docid = first_of(row, _ID_KEYS)
+    return number if docid is None else str(docid), text
+
+
+def parse_json(text: str, place: str) -> Any:
+    """Return what JSON says.
+
+    Raises:
+        InvalidInputError: If it is no JSON; `place` names it.
+    """
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        msg = f"{place} must be JSON, but cannot be parsed: {error}"
+        raise InvalidInputError(msg) from error
+
+
+def first_of(row: Any, keys: tuple[str, ...]) -> Any:
+    """Return the value of the first of `keys` that `row` has; None if it has none or is no mapping."""
+    if not isinstance(row, dict):
+        return None
+    return next((row[key] for key in keys if key in row), None)
+
+
+def read_texts(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield (id, text) of each line: JSONL, TSV or plain.
+
+    Raises:
+        InvalidInputError: If the file or a line cannot be read.
+    """
+    text = read_file(path)
+    form = guess_format(str(path), text)
+    for number, line in numbered_lines(text):
+        yield read_line(line, f"{path}:{number}", str(number), form)
+
+
+def read_hits(name: str, text: str) -> Iterator[Hits]:
+    """Read `[{query, hits: [{content, qid, docid}]}]`, as rank_llm publishes retrieved passages.
+
+    Raises:
+        InvalidInputError: If it is not that.
+    """
+    rows = parse_json(text, name)
+    for i, row in enumerate(rows if isinstance(rows, list) else [rows]):
+        place = f"{name}[{i}]"
+        query, hits = (row.get("query"), row.get("hits")) if isinstance(row, dict) else (None, None)
+        if not isinstance(query, str) or not isinstance(hits, list):
+            msg = f"{place} must have a query and hits, but got {shorten(row)}"
+            raise InvalidInputError(msg)
+        qid = next((str(hit["qid"]) for hit in hits if isinstance(hit, dict) and "qid" in hit), str(i + 1))
+        documents = [_read_row(hit, f"{place}.hits[{j}]", str(j + 1)) for j, hit in enumerate(hits)]
+        yield Hits(qid, query, documents, [_score(first_of(hit, ("score",))) for hit in hits])
+
+
+def _score(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

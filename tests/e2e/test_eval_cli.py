@@ -1,0 +1,147 @@
+"""`rerank-plugins eval` for real, on little."""
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import ir_measures
+import pytest
+from ir_measures import nDCG
+from typer.main import get_command
+from typer.testing import CliRunner, Result
+
+from rerank_plugins.cli.app import app
+from rerank_plugins.errors import InvalidInputError, MissingExtraError
+from rerank_plugins.evaluation import load_jsonl
+from tests.conftest import SHARED
+
+TREC = SHARED / "data" / "trec-dl"
+CPU = ("--device", "cpu", "--engine", "torch", "--dtype", "float32")
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["eval", *map(str, arguments), *CPU])
+
+
+def shown(*arguments: str) -> str:
+    done = run(*arguments)
+    assert done.exit_code == 0, done.output or done.exception
+    return done.stdout
+
+
+def test_the_demo_with_two_models_and_a_report(tmp_path: Path, tiny: Path) -> None:
+    out = tmp_path / "report"
+    text = shown("demo", "-m", "bundled", "-m", str(tiny), "--depth", "5", "--depth", "20", "-o", str(out))
+    assert text.startswith("Rerank with bundled: nDCG@10 rises from ")
+    assert "13 queries are few" in text
+    for title in ("Against the first stage", "All measures", "Cost", "How deep to rerank", "In a prompt"):
+        assert title in text
+    report = json.loads((out / "report.json").read_text())
+    assert [system["name"] for system in report["systems"]] == ["bundled", str(tiny)]
+    assert report["first_stage"] == "BM25 (bm25s)"
+    assert [one["depth"] for one in report["systems"][0]["depths"]] == [5, 20]
+    assert report["verdict"][0] in text.replace("\n", " ")
+    assert (out / "report.md").read_text().startswith("# Reranking demo")
+    assert (out / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_own_data_as_json(tmp_path: Path) -> None:
+    rows = [
+        {
+            "query": "who wrote Faust?",
+            "documents": ["A fist is a hand.", "Goethe wrote Faust."],
+            "relevant": [1],
+        },
+        {
+            "query": "what is bread made of?",
+            "documents": ["A bed.", "Flour and water."],
+            "answers": ["flour"],
+        },
+    ]
+    path = tmp_path / "own.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    report = json.loads(shown(str(path), "-m", "bundled", "--json", "--limit", "1"))
+    assert report["queries"] == {"1": "who wrote Faust?"}
+    assert report["systems"][0]["depths"][0]["measured"]["mean"]["RR@10"] == 1
+    assert report["first"]["mean"]["RR@10"] == 0.5
+    assert report["first_stage"] == "given order"
+
+
+def test_a_retriever_of_your_own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_retriever_of_test.py").write_text(
+        "from langchain_core.documents import Document\n"
+        "from langchain_core.runnables import RunnableLambda\n"
+        "found = [Document('Drain it.', id='p001'), Document('x', id='p057')]\n"
+        "retriever = RunnableLambda(lambda query: found)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    report = json.loads(
+        shown("demo", "-m", "bundled", "--first-stage", "my_retriever_of_test:retriever", "--json")
+    )
+    assert report["first_stage"] == "my_retriever_of_test:retriever"
+    assert report["candidates"] == 2
+    assert isinstance(run("--first-stage", "nowhere_at_all:x").exception, InvalidInputError)
+    assert isinstance(run("--first-stage", "elastic").exception, InvalidInputError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing.jsonl"], "no such file"),
+        (["{folder}"], "corpus.jsonl|qrels/test"),
+        (["{hits}"], "--qrels is needed for a source of format hits"),
+        (["{hits}", "--format", "run", "--qrels", "{hits}"], "--queries is needed"),
+        (["demo", "--qrels", "{hits}"], "--qrels has no use for a source of format demo"),
+        (["demo", "--first-stage", "given"], "call retrieve first"),
+        (["demo", "--confidence", "95"], "confidence must be"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, arguments: list[str], message: str) -> None:
+    hits = tmp_path / "hits.json"
+    hits.write_text("[]")
+    (tmp_path / "empty").mkdir()
+    filled = [one.format(hits=hits, folder=tmp_path / "empty") for one in arguments]
+    error = run(*filled, "-m", "bundled").exception
+    assert isinstance(error, InvalidInputError)
+    assert re.search(message, str(error))
+
+
+def test_a_dataset_id_without_ir_datasets_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ir_datasets", None)
+    assert isinstance(run("beir/scifact/test").exception, MissingExtraError)
+
+
+def test_the_page_says_what_the_command_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    (command,) = re.findall(r"```sh\n(.*?)\n```", page, flags=re.DOTALL)
+    name, subcommand, *arguments = shlex.split(command)
+    assert (name, subcommand) == ("rerank-plugins", "eval")
+    monkeypatch.chdir(tmp_path)
+    shown(*arguments)
+    assert (tmp_path / "report" / "report.html").exists()
+    (line,) = re.findall(r"```json\n(.*?)\n```", page, flags=re.DOTALL)
+    (tmp_path / "own.jsonl").write_text(line)
+    assert load_jsonl(tmp_path / "own.jsonl")[0].answers == ("Goethe",)
+    known = {option for p in get_command(app).commands["eval"].params for option in p.opts}  # type: ignore[attr-defined]
+    assert set(re.findall(r"--[a-z][a-z-]+", page)) <= known
+
+
+@pytest.mark.shared_data
+def test_trec_dl_with_a_published_run_and_figures_equal_ir_measures() -> None:
+    qrels = TREC / "qrels.dl19-passage.txt"
+    vicuna = TREC / "rankvicuna.bm25-top100.dl19.run"
+    text = shown(
+        *(str(TREC / "BM25.dl19.top100.json.gz"), "--qrels", str(qrels), "--other-run", str(vicuna)),
+        *("--relevant-from", "2", "--json"),
+    )
+    report = json.loads(text)
+    assert round(report["first"]["mean"]["nDCG@10"], 4) == 0.5058
+    assert round(report["systems"][0]["depths"][0]["measured"]["mean"]["nDCG@10"], 4) == 0.6682
+    assert round(report["best_possible"]["mean"]["nDCG@10"], 4) == 0.8922
+    direct = ir_measures.calc(
+        [nDCG @ 10], ir_measures.read_trec_qrels(str(qrels)), ir_measures.read_trec_run(str(vicuna))
+    )
+    ours = report["systems"][0]["depths"][0]["measured"]["by_query"]["nDCG@10"]
+    assert ours == pytest.approx({metric.query_id: metric.value for metric in direct.per_query})
