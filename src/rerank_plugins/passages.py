@@ -9,13 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank_plugins.errors import InvalidInputError
-from rerank_plugins.scoring.protocol import Scorer, Scores, WindowScorer
+from rerank_plugins.scoring.protocol import Scorer, Scores, Span, WindowScorer
 from rerank_plugins.settings import RerankSettings
 
-__all__ = ["Passages", "Span", "read_windows", "window_scorer"]
-
-# Characters [start, end) of a document.
-Span = tuple[int, int]
+__all__ = ["Passages", "read_windows", "window_scorer"]
 
 
 def window_scorer(scorer: Scorer, purpose: str) -> WindowScorer:

@@ -26,6 +26,11 @@ Revision = Annotated[str | None, typer.Option(help="Commit, branch or tag on the
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16 or int8.")]
 Engine = Annotated[str | None, typer.Option(help="auto, torch, openvino, onnx or transformers.")]
+MaxLength = Annotated[int | None, typer.Option(help="Tokens of a pair.")]
+LongDocuments = Annotated[
+    str | None, typer.Option(help="truncate, or max_passage: read in windows, the best one counts.")
+]
+MaxPassages = Annotated[int | None, typer.Option(help="Windows to read of a document with max_passage.")]
 Offline = Annotated[bool, typer.Option("--local-files-only", help="Never ask the hub.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -64,16 +69,12 @@ def rank(
     device: Device = None,
     dtype: Dtype = None,
     engine: Engine = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens of a pair.")] = None,
-    long_documents: Annotated[
-        str | None, typer.Option(help="truncate, or max_passage: read in windows, the best one counts.")
-    ] = None,
+    max_length: MaxLength = None,
+    long_documents: LongDocuments = None,
     passage_tokens: Annotated[
         int | None, typer.Option(help="Tokens of a window with max_passage; default: what fits.")
     ] = None,
-    max_passages: Annotated[
-        int | None, typer.Option(help="Windows to read of a document with max_passage.")
-    ] = None,
+    max_passages: MaxPassages = None,
     local_files_only: Offline = False,
 ) -> None:
     """Rerank passages for a query, or a whole run."""
@@ -275,13 +276,9 @@ def evaluate(
     device: Device = None,
     dtype: Dtype = None,
     engine: Engine = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens of a pair.")] = None,
-    long_documents: Annotated[
-        str | None, typer.Option(help="truncate, or max_passage: read in windows, the best one counts.")
-    ] = None,
-    max_passages: Annotated[
-        int | None, typer.Option(help="Windows to read of a document with max_passage.")
-    ] = None,
+    max_length: MaxLength = None,
+    long_documents: LongDocuments = None,
+    max_passages: MaxPassages = None,
     local_files_only: Offline = False,
     as_json: AsJson = False,
 ) -> None:

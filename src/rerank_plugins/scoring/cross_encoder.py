@@ -12,7 +12,7 @@ from rerank_plugins.errors import InvalidInputError, ScorerClosedError
 from rerank_plugins.inputs import check_documents, check_pairs, check_query
 from rerank_plugins.scoring import registry
 from rerank_plugins.scoring.flight import Flight
-from rerank_plugins.scoring.protocol import Extent, ScorerInfo, Scores
+from rerank_plugins.scoring.protocol import Extent, ScorerInfo, Scores, Span
 from rerank_plugins.settings import ScorerSettings
 
 __all__ = ["CrossEncoderScorer"]
@@ -129,7 +129,7 @@ class CrossEncoderScorer:
         size: int | None = None,
         overlap: int,
         most: int | None = None,
-    ) -> list[list[tuple[int, int]]]:
+    ) -> list[list[Span]]:
         """Cut documents into overlapping windows that fit beside the query, without running the model.
 
         Args:

@@ -16,9 +16,9 @@ from tokenizers import Tokenizer
 from rerank_plugins.errors import InvalidInputError, ModelFormatError
 from rerank_plugins.inputs import refuse_surrogates
 from rerank_plugins.scoring.cache import ContentCache, digest
-from rerank_plugins.scoring.protocol import Extent
+from rerank_plugins.scoring.protocol import Extent, Span
 from rerank_plugins.scoring.tokenizing import TextTokenizer
-from rerank_plugins.scoring.windows import Offsets, Span, plan_windows
+from rerank_plugins.scoring.windows import Offsets, plan_windows
 
 __all__ = ["EncodedPairs", "PairEncoder", "PairTemplate"]
 

@@ -7,7 +7,10 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DetailedScorer", "Extent", "Scorer", "ScorerInfo", "Scores", "WindowScorer"]
+__all__ = ["DetailedScorer", "Extent", "Scorer", "ScorerInfo", "Scores", "Span", "WindowScorer"]
+
+# Characters [start, end) of a text.
+Span = tuple[int, int]
 
 
 @runtime_checkable
@@ -119,7 +122,7 @@ class WindowScorer(Scorer, Protocol):
 
     def windows(
         self, query: str, documents: Sequence[str], *, size: int | None, overlap: int, most: int | None
-    ) -> list[list[tuple[int, int]]]:
+    ) -> list[list[Span]]:
         """Cut documents into overlapping windows that fit beside the query.
 
         Args:

@@ -8,10 +8,9 @@ from typing import Self
 
 from tokenizers import Encoding
 
-__all__ = ["Offsets", "Span", "plan_windows"]
+from rerank_plugins.scoring.protocol import Span
 
-# Characters [start, end) of a text.
-Span = tuple[int, int]
+__all__ = ["Offsets", "plan_windows"]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,12 @@ import torch
 
 from rerank_plugins.errors import ModelError, RerankError
 from rerank_plugins.scoring.engines import artifacts, bert
-from rerank_plugins.scoring.engines.attention import VarlenAttention, choose_attention
+from rerank_plugins.scoring.engines.attention import (
+    Attention,
+    Segments,
+    VarlenAttention,
+    choose_attention,
+)
 from rerank_plugins.scoring.engines.base import Engine
 from rerank_plugins.scoring.engines.batches import PaddedBatch
 from rerank_plugins.scoring.engines.bert import BertConfig, BertNetwork
@@ -41,9 +46,15 @@ def engine_notes(settings: ScorerSettings) -> dict[str, str]:
     notes = {"tf32": tf32_note()} if settings.dtype == "float32" else {}
     if settings.engine == "torch":
         attention, notes["attention"] = choose_attention(device, getattr(torch, settings.dtype))
-        captured = attention is VarlenAttention
-        notes["graphs"] = settings.cuda_graphs if captured else "off: padded attention cannot be captured"
+        notes["graphs"] = _graphs(settings, attention)
+        if notes["graphs"] != settings.cuda_graphs:
+            notes["graphs"] += ": padded attention cannot be captured"
     return notes
+
+
+def _graphs(settings: ScorerSettings, attention: Callable[[Segments], Attention]) -> str:
+    # Shapes that depend on the batch cannot be captured.
+    return settings.cuda_graphs if attention is VarlenAttention else "off"
 
 
 def _torch(settings: ScorerSettings, found: ModelFiles) -> Engine:
@@ -52,9 +63,7 @@ def _torch(settings: ScorerSettings, found: ModelFiles) -> Engine:
     if device.type == "cpu":
         return TorchEngine(network)
     attention, _ = choose_attention(device, dtype)
-    # Shapes that depend on the batch cannot be captured.
-    graphs = settings.cuda_graphs if attention is VarlenAttention else "off"
-    return PackedEngine(network, device, attention, graphs=graphs)
+    return PackedEngine(network, device, attention, graphs=_graphs(settings, attention))
 
 
 def _transformers(settings: ScorerSettings, found: ModelFiles) -> Engine:
