@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 import typer
 
+from rerank_plugins import CrossEncoderScorer, Reranker
 from rerank_plugins.cli.app import app
+from rerank_plugins.serving.app import create_app
+from rerank_plugins.serving.models import ModelPool
+from rerank_plugins.serving.settings import ServerSettings
+from tests.serving.live import live
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -35,6 +40,20 @@ def test_a_page_runs_from_top_to_bottom(page: str) -> None:
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert blocks
     exec(compile("\n".join(blocks), page, "exec"), {"__name__": page})
+
+
+def test_the_page_on_servers_runs_against_one(
+    bundled: CrossEncoderScorer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "docs" / "remote.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    with live(create_app(ServerSettings(), pool=ModelPool.of({"bundled": Reranker(bundled)}))) as url:
+        monkeypatch.setenv("RERANK_REMOTE_BASE_URLS", url)
+        exec(compile("\n".join(blocks), "remote.md", "exec"), {"__name__": "remote"})
+    output = capsys.readouterr().out
+    assert output.startswith("Goethe wrote Faust. 0.")
+    assert "no scores after 2 attempts" in output
+    assert output.endswith("Goethe wrote Faust.\n")
 
 
 def test_commands_and_targets_exist() -> None:

@@ -81,6 +81,7 @@ def test_the_library_never_prints_or_configures_logging() -> None:
         "rerank_plugins.calibration.scale",
         "rerank_plugins.evaluation",
         "rerank_plugins.scoring.cross_encoder",
+        "rerank_plugins.scoring.remote.scorer",
         "rerank_plugins.langchain",
         "rerank_plugins.llama_index",
         "haystack_integrations.components.rankers.rerank_plugins.ranker",

@@ -31,8 +31,20 @@ LongDocuments = Annotated[
     str | None, typer.Option(help="truncate, or max_passage: read in windows, the best one counts.")
 ]
 MaxPassages = Annotated[int | None, typer.Option(help="Windows to read of a document with max_passage.")]
+Url = Annotated[
+    str | None, typer.Option(help="Rerank server to ask instead; --model is then the name to ask it for.")
+]
+Dialect = Annotated[
+    str | None, typer.Option(help="Of the server: jina (the default), cohere, voyage, vllm, tei, infinity.")
+]
 Offline = Annotated[bool, typer.Option("--local-files-only", help="Never ask the hub.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _remote(url: str | None, dialect: str | None) -> dict[str, str] | None:
+    """Return the settings of a server, if one is wanted; its URL may come from the environment."""
+    given = {"base_urls": url, "dialect": dialect}
+    return {name: value for name, value in given.items() if value is not None} or None
 
 
 @app.command()
@@ -65,6 +77,8 @@ def rank(
     calibration: Annotated[Path | None, typer.Option(help="File for --scale calibrated.")] = None,
     fusion: Annotated[str | None, typer.Option(help="rrf: the order of the input counts too.")] = None,
     model: Model = None,
+    url: Url = None,
+    dialect: Dialect = None,
     revision: Revision = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -100,6 +114,7 @@ def rank(
             "engine": engine,
             "max_length": max_length,
             "local_files_only": local_files_only or None,
+            "remote": _remote(url, dialect),
         },
         rerank_options={
             "top_k": top_k,
@@ -273,6 +288,8 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for report.json, .md and .html.")
     ] = None,
+    url: Url = None,
+    dialect: Dialect = None,
     device: Device = None,
     dtype: Dtype = None,
     engine: Engine = None,
@@ -295,6 +312,7 @@ def evaluate(
         "long_documents": long_documents,
         "max_passages": max_passages,
         "local_files_only": local_files_only or None,
+        "remote": _remote(url, dialect),
     }
     command.run(
         command.with_candidates(topics, first_stage, depths[-1]),

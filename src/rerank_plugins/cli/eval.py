@@ -135,11 +135,14 @@ def run(
         output: Folder of the reports.
         as_json: Print JSON, nothing else.
     """
-    names = models or ([] if runs else [ScorerSettings(**{}).model])
+    names: dict[str, str | None] = {name: name for name in models or ()}
+    if not names and not runs:
+        names = {"remote": None} if options.get("remote") else {ScorerSettings(**{}).model: None}
     with ExitStack() as stack:
         # All are loaded before the first is measured: what cannot be loaded should be known at once.
         systems: dict[str, Any] = {
-            name: stack.enter_context(lazy_reranker(_measured(options, name)).get()) for name in names
+            name: stack.enter_context(lazy_reranker(_measured(options, model)).get())
+            for name, model in names.items()
         }
         systems |= {stem(path): read_run(path) for path in runs}
         with _progress() as progress:
@@ -162,10 +165,11 @@ def run(
         console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _measured(options: Mapping[str, Any], model: str) -> dict[str, Any]:
+def _measured(options: Mapping[str, Any], model: str | None) -> dict[str, Any]:
     """Return options under which latencies are those of new texts, and an error is an error."""
-    fixed = {"model": model, "token_cache_bytes": 0, "score_cache_size": 0, "on_error": "raise"}
-    return {**options, **fixed}
+    # What a server remembers is its own affair.
+    caches = {} if options.get("remote") else {"token_cache_bytes": 0, "score_cache_size": 0}
+    return {**options, **caches, "model": model, "on_error": "raise"}
 
 
 @contextmanager

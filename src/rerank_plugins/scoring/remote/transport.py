@@ -189,7 +189,9 @@ class Transport:
         if settings.api_key is not None:
             headers["Authorization"] = f"Bearer {settings.api_key.get_secret_value()}"
         limits = httpx.Limits(
-            max_connections=settings.max_concurrency, max_keepalive_connections=settings.max_concurrency
+            max_connections=settings.max_concurrency,
+            max_keepalive_connections=settings.max_concurrency,
+            keepalive_expiry=4.0,  # before uvicorn, on which most of these servers run, hangs up after 5
         )
         return {"headers": headers, "limits": limits}
 
