@@ -1,6 +1,7 @@
 """`Transport`: does the steps of calls, with threads or in event loops."""
 
 import asyncio
+import ssl
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
@@ -23,11 +24,11 @@ T = TypeVar("T")
 # Far above any reply to 10,000 documents; a server gone mad must not fill our memory.
 _MAX_REPLY_BYTES = 2**26
 
+# A loop that is about to end cancels what is being closed, where it would close by itself what is open.
+_MOMENT = 0.5
+
 # What a call may want to handle.
 _ERRORS = (httpx.RequestError, RerankError)
-
-# The client of one event loop, and what closes it.
-_LoopClient = tuple[httpx.AsyncClient, AsyncGenerator[None, None]]
 
 
 class Transport:
@@ -42,6 +43,7 @@ class Transport:
     def __init__(self, settings: RemoteSettings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
+        self._ssl: ssl.SSLContext | None = None
         self._client: httpx.Client | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopClient] = WeakKeyDictionary()
@@ -124,7 +126,7 @@ class Transport:
         return [task.result() for task in tasks]
 
     def close(self) -> None:
-        """Close all connections, in the other event loops as soon as they get to it."""
+        """Close all connections; those of event loops that go on a moment later."""
         with self._lock:
             self.closed = True
             client, self._client = self._client, None
@@ -134,9 +136,8 @@ class Transport:
             threads.shutdown(wait=False, cancel_futures=True)
         if client is not None:
             client.close()
-        for loop, (_, closing) in of_loops.items():
-            if loop.is_running():
-                asyncio.run_coroutine_threadsafe(closing.aclose(), loop)
+        for of_loop in of_loops.values():
+            of_loop.close_soon()
 
     def _open(self) -> httpx.Client:
         with self._lock:
@@ -159,14 +160,13 @@ class Transport:
         with self._lock:
             self._refuse_if_closed()
             if loop in self._of_loops:
-                return self._of_loops[loop][0]
-            client = httpx.AsyncClient(**self._options())
-            closing = _close_with_loop(client)
+                return self._of_loops[loop].client
+            of_loop = _LoopClient(httpx.AsyncClient(**self._options()), loop)
             for ended in [each for each in self._of_loops if each.is_closed()]:
                 del self._of_loops[ended]
-            self._of_loops[loop] = client, closing
-        await anext(closing)
-        return client
+            self._of_loops[loop] = of_loop
+        await of_loop.close_with_loop()
+        return of_loop.client
 
     @contextmanager
     def _closing_named(self) -> Iterator[None]:
@@ -193,7 +193,9 @@ class Transport:
             max_keepalive_connections=settings.max_concurrency,
             keepalive_expiry=4.0,  # before uvicorn, on which most of these servers run, hangs up after 5
         )
-        return {"headers": headers, "limits": limits}
+        # Reading all certificate authorities takes longer than a request; once is enough.
+        self._ssl = self._ssl or httpx.create_ssl_context()
+        return {"headers": headers, "limits": limits, "verify": self._ssl}
 
     def _timeout(self, step: Send) -> httpx.Timeout:
         left = step.deadline.left
@@ -228,9 +230,31 @@ class _Body:
         return Answer(reply.status_code, reply.headers, bytes(self._bytes))
 
 
-async def _close_with_loop(client: httpx.AsyncClient) -> AsyncGenerator[None, None]:
-    """Close a client when this generator is closed, which an event loop does at its end."""
-    try:
-        yield
-    finally:
-        await client.aclose()
+class _LoopClient:
+    """The client of one event loop, closed when that is asked for, or when the loop ends."""
+
+    def __init__(self, client: httpx.AsyncClient, loop: asyncio.AbstractEventLoop) -> None:
+        self.client = client
+        self._loop = loop
+        self._closing: asyncio.Task[None] | None = None
+        self._guard = self._wait_and_close()
+
+    async def close_with_loop(self) -> None:
+        """Have the loop close the client at its end, as it closes all generators that were begun."""
+        await anext(self._guard)
+
+    def close_soon(self) -> None:
+        """Close the client in a moment; for any thread."""
+        if self._loop.is_running():
+            self._loop.call_soon_threadsafe(self._loop.call_later, _MOMENT, self._close)
+
+    def _close(self) -> None:
+        self._closing = self._loop.create_task(self.client.aclose())
+
+    async def _wait_and_close(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            if self._closing is not None:
+                await asyncio.wait({self._closing})
+            await self.client.aclose()
