@@ -37,7 +37,8 @@ def create_app(
         observer: Who counts requests.
 
     Returns:
-        An ASGI application, with the `Service` in `app.state.service`.
+        An ASGI application, with the `Service` in `app.state.service`, and in `app.state.failure` why it did
+        not start.
 
     Raises:
         InvalidInputError: If a setting is invalid, or the keys file cannot be read.
@@ -47,8 +48,12 @@ def create_app(
     service = Service(models, settings, observer)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await _load(service)
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        try:
+            await _load(service)
+        except RerankError as error:
+            app.state.failure = error  # for whoever runs the server: ASGI passes on no more than a text
+            raise
         yield
         if pool is None:
             models.close()
@@ -63,7 +68,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    app.state.service = service
+    app.state.service, app.state.failure = service, None
     app.include_router(routes.router)
     app.include_router(operations.router)
     app.add_exception_handler(HTTPException, _refuse)
