@@ -68,6 +68,13 @@ def test_a_server_that_returns_logits_or_takes_few_documents(
         assert scorer.score(QUERY, ALL) == pytest.approx(bundled.score(QUERY, ALL), abs=1e-5)
 
 
+def test_a_server_in_front_of_a_server(target: Target, bundled: CrossEncoderScorer) -> None:
+    with RemoteScorer(target.url, dialect="vllm") as far:
+        pool = ModelPool.of({"far": Reranker(far)})
+        with live(create_app(ServerSettings(), pool=pool)) as url, RemoteScorer(url, dialect="tei") as near:
+            assert near.score(QUERY, ALL) == pytest.approx(bundled.score(QUERY, ALL), abs=1e-5)
+
+
 @DIALECT
 def test_what_the_server_refuses_is_said(dialect: str, target: Target) -> None:
     with (

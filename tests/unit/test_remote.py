@@ -461,6 +461,18 @@ def test_the_key_is_sent_and_never_shown(
         with pytest.raises(InvalidInputError) as refused:
             RemoteScorer(server.url, **wrong)
         shown += [str(refused.value)]
+    for nowhere in ({}, {"base_urls": []}, {"base_urls": "http://a", "timeout": -1}):
+        with pytest.raises(InvalidInputError) as refused:
+            RemoteScorer(api_key=KEY, headers={"X-Team": "team-secret"}, **nowhere)
+        shown += [str(refused.value)]
+    for text in (f"{KEY}: x", f'["{KEY}"]', f'{{"a": {{"b": "{KEY}"}}}}'):
+        monkeypatch.setenv("RERANK_REMOTE_HEADERS", text)
+        with pytest.raises(InvalidInputError, match="headers") as refused:
+            RemoteScorer(server.url)
+        shown += [str(refused.value)]
+    monkeypatch.setenv("RERANK_REMOTE_HEADERS", '{"X-Team": "team-secret"}')
+    assert RemoteScorer(server.url).settings.secrets == ("team-secret",)
+    monkeypatch.delenv("RERANK_REMOTE_HEADERS")
     with pytest.raises(InvalidInputError, match="no user") as refused:
         RemoteScorer(server.url.replace("//", f"//me:{KEY}@"))
     shown += [str(refused.value)]

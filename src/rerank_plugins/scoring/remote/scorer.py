@@ -22,7 +22,8 @@ __all__ = ["RemoteScorer"]
 
 logger = logging.getLogger(__name__)
 
-_MAX_DOCUMENTS = 1000
+# What most callers rerank, in one request that no server needs long for; Cohere bills by as many.
+_MAX_DOCUMENTS = 100
 
 
 class RemoteScorer:

@@ -1,5 +1,6 @@
 """`RemoteSettings`: which server to ask, how, and how long to go on trying."""
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -16,11 +17,18 @@ DialectName = Literal["jina", "cohere", "voyage", "vllm", "tei", "infinity"]
 ReplyScale = Literal["probability", "logit"]
 
 
-def _read_urls(value: Any) -> Any:
+def _read_urls(value: Any) -> tuple[str, ...]:
     """Return base URLs, from one, several, or several with commas between them (the environment)."""
     if isinstance(value, str):
-        value = [part for part in value.replace(",", " ").split() if part]
-    return tuple(_check_url(each) for each in value) if isinstance(value, Iterable) else value
+        value = value.replace(",", " ").split()
+    urls = tuple(_check_url(each) for each in value) if isinstance(value, Iterable) else ()
+    if not urls:
+        msg = (
+            "base_urls must be a URL or several, such as http://127.0.0.1:8000, but got none; "
+            "give them, or set RERANK_REMOTE_BASE_URLS"
+        )
+        raise InvalidInputError(msg)
+    return urls
 
 
 def _check_url(value: Any) -> str:
@@ -57,11 +65,14 @@ def _read_secret(value: Any, name: str = "api_key") -> SecretStr | None:
     return SecretStr(text)
 
 
-def _read_headers(value: Any) -> Any:
+def _read_headers(value: Any) -> tuple[tuple[str, SecretStr | None], ...]:
+    """Return headers as pairs, from those, a mapping, or one in JSON (the environment)."""
     if value is None:
         return ()
-    pairs = value.items() if isinstance(value, Mapping) else value
     try:
+        if isinstance(value, str):
+            value = json.loads(value)
+        pairs = value.items() if isinstance(value, Mapping) else value
         # Pairs, not a dict: settings are hashed.
         return tuple((str(name), _read_secret(text, f"headers[{name!r}]")) for name, text in pairs)
     except (TypeError, ValueError) as error:
@@ -90,7 +101,7 @@ class RemoteSettings(_Settings):
             the dialects that are asked for raw scores (vllm, tei, infinity), else `"probability"`. A reply
             that names its scale, as our server's do, is believed before this.
         max_documents: Documents in one request; more are split. None: what the server says (tei), else
-            1,000. A request refused as too large (413) is halved until it passes.
+            100. A request refused as too large (413) is halved until it passes.
         max_concurrency: Requests in the air at once: in all threads together, and in each event loop.
         timeout: Seconds without a sign of the server before an attempt is given up.
         connect_timeout: Seconds to connect.
@@ -105,13 +116,17 @@ class RemoteSettings(_Settings):
     model_config = SettingsConfigDict(env_prefix="RERANK_REMOTE_")
 
     # NoDecode: in the environment these are no JSON.
-    base_urls: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_read_urls), Field(min_length=1)]
+    base_urls: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_read_urls)] = Field(
+        # Not required: pydantic would show all that was given, the key too.
+        default=(),
+        validate_default=True,
+    )
     dialect: DialectName = "jina"
     model: str | None = Field(default=None, min_length=1)
     api_key: Annotated[SecretStr | None, BeforeValidator(_read_secret)] = Field(
         default=None, exclude=True, repr=False
     )
-    headers: Annotated[tuple[tuple[str, SecretStr], ...], BeforeValidator(_read_headers)] = Field(
+    headers: Annotated[tuple[tuple[str, SecretStr], ...], NoDecode, BeforeValidator(_read_headers)] = Field(
         default=(), exclude=True, repr=False
     )
     scale: ReplyScale | None = None
