@@ -28,13 +28,15 @@ class Plain:
 def metrics(bundled: CrossEncoderScorer) -> Metrics:
     metrics = Metrics()
     reranker = Reranker(bundled)
-    metrics.watch(lambda: {"one": reranker, "same": reranker, "plain": Reranker(Plain())}, lambda: 3)
+    metrics.watch(lambda: {"bundled": reranker, "same": reranker, "plain": Reranker(Plain())}, lambda: 3)
     for _ in range(2):
         metrics.ranked("bundled", reranker.rank("who wrote Faust?", DOCUMENTS).stats)
-    metrics.requests("cohere", 200, 0.04)
-    metrics.requests("cohere", 429, 0.001)
+    metrics.requests("rerank", 200, 0.04)
+    metrics.requests("rerank", 429, 0.001)
     metrics.requests("tei", 500, 0.001)
-    metrics.rejected("queue")
+    metrics.requests("other", 200, 0.001)
+    metrics.rejected("overloaded")
+    metrics.rejected("key")
     return metrics
 
 
@@ -51,11 +53,11 @@ def test_counts_are_those_of_the_rankings(metrics: Metrics, bundled: CrossEncode
     assert value(metrics, "cache_lookups_total", model="bundled", cache="token") == 8
     # The second ranking's, at least.
     assert value(metrics, "cache_hits_total", model="bundled", cache="token") >= 4
-    assert value(metrics, "requests_total", dialect="cohere", status="200") == 1
-    assert value(metrics, "requests_total", dialect="cohere", status="429") == 1
-    assert value(metrics, "rejected_total", reason="queue") == 1
-    assert value(metrics, "request_seconds_bucket", dialect="cohere", le="0.05") == 2
-    assert value(metrics, "request_seconds_bucket", dialect="cohere", le="0.025") == 1
+    assert value(metrics, "requests_total", dialect="rerank", status="200") == 1
+    assert value(metrics, "requests_total", dialect="rerank", status="429") == 1
+    assert value(metrics, "rejected_total", reason="key") == 1
+    assert value(metrics, "request_seconds_bucket", dialect="rerank", le="0.05") == 2
+    assert value(metrics, "request_seconds_bucket", dialect="rerank", le="0.025") == 1
 
 
 def test_stages_are_seconds(metrics: Metrics) -> None:

@@ -18,6 +18,10 @@ __all__ = ["Metrics"]
 
 # From a cached small model on a GPU to a long request in a long queue.
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+# Reasons that a server has because of load; the others are the client's.
+_FOR_LOAD = frozenset({"overloaded", "deadline", "draining"})
+# Requests that rank nothing: health checks, scrapes, the status page.
+_OTHER = "other"
 _STAGES = ("tokenize", "queue", "compute", "total")
 
 
@@ -60,15 +64,18 @@ class Metrics:
         """
         self._requests.labels(dialect, str(status)).inc()
         self._seconds.labels(dialect).observe(seconds)
+        if dialect == _OTHER:
+            return
         if status < 400:
             self.history.answered(seconds)
         elif status >= 500:
             self.history.add("failed", 1)
 
     def rejected(self, reason: str) -> None:
-        """Count a request that was turned away or given up."""
+        """Count a request that got no scores, by `RequestError.reason`."""
         self._rejected.labels(reason).inc()
-        self.history.add("rejected", 1)
+        if reason in _FOR_LOAD:
+            self.history.add("rejected", 1)
 
     def ranked(self, model: str, stats: RankingStats) -> None:
         """Count what a ranking read and where its time went.

@@ -34,13 +34,20 @@ class Watched(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Yield the families with their values now."""
-        scorers = [reranker.scorer for reranker in self._loaded().values()]
         yield GaugeMetricFamily("rerank_waiting_requests", "Requests that wait.", value=self._waiting())
-        yield GaugeMetricFamily("rerank_models_loaded", "Models that are loaded.", value=len(scorers))
-        # By model: names that share one worker must not count it twice.
-        own = {s.info.model: s for s in scorers if isinstance(s, CrossEncoderScorer)}
-        yield from _described({model: scorer.info for model, scorer in own.items()})
-        yield from _worked({model: scorer.stats for model, scorer in own.items()})
+        yield GaugeMetricFamily("rerank_models_loaded", "Models that are loaded.", value=len(self._loaded()))
+        own = list(self._own())
+        yield from _described({model: scorer.info for model, scorer in own})
+        yield from _worked({model: scorer.stats for model, scorer in own})
+
+    def _own(self) -> Iterable[tuple[str, CrossEncoderScorer]]:
+        """Yield what runs here, by name; models that share a worker once, or they would count it twice."""
+        seen: set[int] = set()
+        for name, reranker in self._loaded().items():
+            scorer = reranker.scorer
+            if isinstance(scorer, CrossEncoderScorer) and id(scorer.info) not in seen:
+                seen.add(id(scorer.info))
+                yield name, scorer
 
 
 def _described(infos: Mapping[str, ScorerInfo]) -> Iterable[Metric]:
