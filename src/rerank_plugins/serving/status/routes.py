@@ -1,4 +1,4 @@
-"""`GET /`, the page; `GET /stats`, the figures behind it; `POST /stats/try`, its try-it box; `GET /metrics`."""
+"""The page at `/`, the figures behind it, its try-it box, and `GET /metrics`."""
 
 import asyncio
 import base64
@@ -72,7 +72,7 @@ def add_status(app: FastAPI, service: Service, metrics: Metrics) -> None:
     async def stats() -> dict[str, Any]:
         return report.now()
 
-    box = APIRouter(route_class=JsonRoute, include_in_schema=False)
+    box = APIRouter(route_class=JsonRoute, include_in_schema=False, tags=["try"])
 
     @box.post("/stats/try")
     async def try_it(body: TryBody, request: Request) -> TryReply:
