@@ -305,3 +305,88 @@ def evaluate(
         output=output,
         as_json=as_json,
     )
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to bind. Default: 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to bind, 0 for a free one. Default: 8000.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="Model to serve, repeatable; the first is the default."),
+    ] = None,
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(help="ASKED=SERVED: another name of a model, repeatable; *=SERVED is every other name."),
+    ] = None,
+    load: Annotated[str | None, typer.Option(help="first, all or lazy: what to load at the start.")] = None,
+    keys_file: Annotated[Path | None, typer.Option(help="Keys that may call, made by new-key.")] = None,
+    allow_unauthenticated: Annotated[
+        bool, typer.Option("--allow-unauthenticated", help="Serve other machines without keys.")
+    ] = False,
+    scale: Annotated[str | None, typer.Option(help="probability, logit or calibrated.")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="File for --scale calibrated.")] = None,
+    max_body_bytes: Annotated[int | None, typer.Option(help="Bytes of a request.")] = None,
+    max_documents: Annotated[int | None, typer.Option(help="Documents of a request.")] = None,
+    max_queue_tokens: Annotated[int | None, typer.Option(help="Tokens that may wait for a model.")] = None,
+    max_wait_ms: Annotated[int | None, typer.Option(help="Refuse what would wait longer.")] = None,
+    deadline_ms: Annotated[int | None, typer.Option(help="When to give up on a request.")] = None,
+    drain_seconds: Annotated[float | None, typer.Option(help="How long stopping may take.")] = None,
+    root_path: Annotated[str | None, typer.Option(help="Path that a proxy strips.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Log no line a request.")] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    engine: Engine = None,
+    max_length: MaxLength = None,
+    long_documents: LongDocuments = None,
+    max_passages: MaxPassages = None,
+    local_files_only: Offline = False,
+) -> None:
+    """Serve rerank requests over HTTP: Cohere, Jina, vLLM, Voyage and TEI. RERANK_SERVER_* sets defaults."""
+    from rerank_plugins.cli.serve import serve as run
+
+    run(
+        server_options={
+            "host": host,
+            "port": port,
+            "models": model,
+            "aliases": alias,
+            "load": load,
+            "keys_file": keys_file,
+            "allow_unauthenticated": allow_unauthenticated or None,
+            "scale": scale,
+            "max_body_bytes": max_body_bytes,
+            "max_documents": max_documents,
+            "max_queue_tokens": max_queue_tokens,
+            "max_wait_ms": max_wait_ms,
+            "deadline_ms": deadline_ms,
+            "drain_seconds": drain_seconds,
+            "root_path": root_path,
+            "request_log": False if quiet else None,
+        },
+        scorer_options={
+            "device": device,
+            "dtype": dtype,
+            "engine": engine,
+            "max_length": max_length,
+            "local_files_only": local_files_only or None,
+        },
+        rerank_options={
+            "calibration": calibration,
+            "long_documents": long_documents,
+            "max_passages": max_passages,
+        },
+    )
+
+
+@app.command("new-key")
+def new_key(
+    name: Annotated[str, typer.Argument(help="Who gets it: letters, digits and . _ @ -")],
+    keys_file: Annotated[
+        Path | None, typer.Option(help="Where its hash goes; made if need be. Default: stderr.")
+    ] = None,
+) -> None:
+    """Make a key for `serve --keys-file`, and print it: only its hash is kept."""
+    from rerank_plugins.cli.serve import add_key
+
+    add_key(name, keys_file)

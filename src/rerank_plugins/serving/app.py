@@ -1,0 +1,91 @@
+"""`create_app`: the FastAPI application, wired."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from rerank_plugins import __version__
+from rerank_plugins.errors import RerankError
+from rerank_plugins.serving import operations, routes
+from rerank_plugins.serving.auth import Keys
+from rerank_plugins.serving.errors import error_reply, explain
+from rerank_plugins.serving.limits import service_of
+from rerank_plugins.serving.logs import Entrance, request_id_of
+from rerank_plugins.serving.models import ModelPool
+from rerank_plugins.serving.service import Observer, Service
+from rerank_plugins.serving.settings import ServerSettings
+
+__all__ = ["create_app"]
+
+logger = logging.getLogger("rerank_plugins.serving")
+
+
+def create_app(
+    settings: ServerSettings | None = None,
+    *,
+    pool: ModelPool | None = None,
+    observer: Observer | None = None,
+) -> FastAPI:
+    """Build the server's application; nothing is loaded before it starts.
+
+    Args:
+        settings: How to serve; None: what `RERANK_SERVER_*` variables say.
+        pool: Models to serve instead of those that settings name; who made it closes it.
+        observer: Who counts requests.
+
+    Returns:
+        An ASGI application, with the `Service` in `app.state.service`.
+
+    Raises:
+        InvalidInputError: If a setting is invalid, or the keys file cannot be read.
+    """
+    settings = settings or ServerSettings()
+    models = pool or ModelPool.from_settings(settings)
+    service = Service(models, settings, observer)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await _load(service)
+        yield
+        if pool is None:
+            models.close()
+
+    app = FastAPI(
+        title="rerank-plugins",
+        version=__version__,
+        description="Cross-encoder reranking in the formats of Cohere, Jina, vLLM, Voyage and TEI.",
+        root_path=settings.root_path,
+        lifespan=lifespan,
+        # These pages would load scripts from elsewhere; the document itself is /openapi.json.
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.service = service
+    app.include_router(routes.router)
+    app.include_router(operations.router)
+    app.add_exception_handler(HTTPException, _refuse)
+    app.add_exception_handler(RerankError, _refuse)
+    app.add_middleware(Entrance, keys=Keys.of(settings), observer=service.observer, log=settings.request_log)
+    return app
+
+
+async def _load(service: Service) -> None:
+    names = {"lazy": [], "first": [service.pool.default], "all": service.pool.names}
+    for name in names[service.settings.load]:
+        await service.pool.get(name)
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    """Answer what is no success in the client's own format."""
+    if isinstance(error, RerankError):
+        refused: HTTPException = explain(error)
+        if refused.status_code >= 500:
+            logger.error("%s", error, extra={"fields": {"request_id": request_id_of(request)}})
+    else:
+        assert isinstance(error, HTTPException)  # noqa: S101 - no other handler leads here
+        refused = error
+    service_of(request).observer.rejected(getattr(refused, "reason", "http"))
+    return error_reply(refused, dialect=request.state.dialect, request_id=request_id_of(request))

@@ -1,0 +1,29 @@
+"""A reranker, and a server around it."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from rerank_plugins import CrossEncoderScorer, Reranker
+from rerank_plugins.serving.app import create_app
+from rerank_plugins.serving.models import ModelPool
+from rerank_plugins.serving.settings import ServerSettings
+from tests.serving.live import live
+
+
+@pytest.fixture(scope="session")
+def reranker(bundled: CrossEncoderScorer) -> Reranker:
+    return Reranker(bundled)
+
+
+@pytest.fixture
+def app(reranker: Reranker) -> FastAPI:
+    return create_app(ServerSettings(), pool=ModelPool.of({"bundled": reranker}, {"rerank-v3.5": "bundled"}))
+
+
+@pytest.fixture
+def client(app: FastAPI) -> Iterator[httpx.Client]:
+    with live(app) as url, httpx.Client(base_url=url, timeout=30) as client:
+        yield client
