@@ -60,7 +60,7 @@ def test_settings_exist(path: Path) -> None:
 def test_commands_and_their_options_exist(path: Path) -> None:
     commands = typer.main.get_command(cli).commands  # type: ignore[attr-defined]
     for name, rest in re.findall(
-        r"(?:^|/|`)rerank-plugins ([a-z][\w-]+)(.*)", path.read_text(), flags=re.MULTILINE
+        r"(?:^|/bin/|`)rerank-plugins ([a-z][\w-]+)(.*)", path.read_text(), flags=re.MULTILINE
     ):
         assert name in commands
         options = {option for parameter in commands[name].params for option in parameter.opts}
@@ -68,7 +68,7 @@ def test_commands_and_their_options_exist(path: Path) -> None:
 
 
 def test_the_manifest_asks_paths_and_ports_that_are_there() -> None:
-    paths = {getattr(route, "path", None) for route in create_app(DEFAULT).routes}
+    paths = set(create_app(DEFAULT).openapi()["paths"])
     pod = manifests()["Deployment"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert container["ports"][0]["containerPort"] == DEFAULT.port

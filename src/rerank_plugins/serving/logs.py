@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rerank_plugins.serving.auth import OPEN_PATHS, Keys
 from rerank_plugins.serving.errors import RequestError, error_reply
 from rerank_plugins.serving.service import Observer
+from rerank_plugins.tracing import annotate
 
 __all__ = ["Entrance", "JsonFormatter", "configure_logging", "request_id_of"]
 
@@ -78,6 +79,7 @@ class Entrance:
                 await answer(scope, receive, reply)
         finally:
             seconds = time.perf_counter() - started
+            annotate(request_id=state["request_id"], dialect=state["dialect"])
             self._observer.requests(state["dialect"], status, seconds)
             if self._log:
                 self._write(request, state, status, seconds)
