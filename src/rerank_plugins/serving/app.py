@@ -38,7 +38,8 @@ def create_app(
         pool: Models to serve instead of those that settings name; who made it closes it.
 
     Returns:
-        An ASGI application, with the `Service` in `app.state.service`.
+        An ASGI application, with the `Service` in `app.state.service`, and in `app.state.failure` why it did
+        not start.
 
     Raises:
         InvalidInputError: If a setting is invalid, or the keys file cannot be read.
@@ -49,8 +50,12 @@ def create_app(
     service = Service(models, settings, metrics)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await _load(service)
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        try:
+            await _load(service)
+        except RerankError as error:
+            app.state.failure = error  # for whoever runs the server: ASGI passes on no more than a text
+            raise
         yield
         if pool is None:
             models.close()
@@ -67,7 +72,7 @@ def create_app(
         # A span around each request that ranks, in the caller's trace. Its log records would quote texts.
         telemetry={"logs": False, "operation_spans": False, "exclude": _ranks_nothing},
     )
-    app.state.service = service
+    app.state.service, app.state.failure = service, None
     app.include_router(routes.router)
     app.include_router(operations.router)
     add_status(app, service, metrics)

@@ -60,7 +60,14 @@ def serve(settings: ServerSettings | None = None, *, pool: ModelPool | None = No
         log_config=None,
         access_log=False,
         server_header=False,
+        # Longer than clients and balancers keep idle connections, so that they never write to a closed one.
+        timeout_keep_alive=75,
         timeout_graceful_shutdown=5,
     )
     server = _Server(config, app.state.service)
-    server.run()
+    try:
+        server.run()
+    finally:
+        # uvicorn exits if the application does not start, and says why in the log only.
+        if app.state.failure is not None:
+            raise app.state.failure
