@@ -64,6 +64,7 @@ class Entrance:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                annotate(request_id=state["request_id"], dialect=state["dialect"])
                 header = (REQUEST_ID_HEADER.lower().encode(), state["request_id"].encode())
                 message["headers"] = [*message["headers"], header]
             await send(message)
@@ -78,7 +79,6 @@ class Entrance:
                 await answer(scope, receive, reply)
         finally:
             seconds = time.perf_counter() - started
-            annotate(request_id=state["request_id"], dialect=state["dialect"])
             self._observer.requests(state["dialect"], status, seconds)
             if self._log:
                 self._write(request, state, status, seconds)
