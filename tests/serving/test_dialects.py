@@ -43,7 +43,7 @@ def test_cohere_jina_vllm_and_voyage(
     del found["results"], found["data"]
     assert found == {
         "id": "abc-1",
-        "object": "list",
+        "object": "rerank",
         "model": "bundled",
         "scale": "probability",
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},

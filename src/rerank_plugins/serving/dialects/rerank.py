@@ -153,7 +153,7 @@ class RerankResponse(BaseModel):
     """Results, best first."""
 
     id: str = Field(description="The request's id.")
-    object: Literal["list"] = "list"
+    object: Literal["rerank"] = "rerank"
     model: str = Field(description="The model that was used.")
     scale: str = Field(description="`probability`, `logit` or `calibrated`.")
     results: list[Result]
