@@ -182,6 +182,15 @@ def test_both_colour_schemes_can_be_read(browser: Browser, url: str, scheme: Any
     page.close()
 
 
+@browsing
+def test_it_fits_on_a_phone(browser: Browser, url: str) -> None:
+    page = browser.new_page(viewport={"width": 360, "height": 800})
+    page.goto(url)
+    expect(page.locator("#state")).to_have_text("live")
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    page.close()
+
+
 def test_the_page_brings_everything_along_and_lets_nothing_else_in(client: httpx.Client) -> None:
     reply = client.get("/")
     assert reply.headers["content-type"] == "text/html; charset=utf-8"
