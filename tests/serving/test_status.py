@@ -242,6 +242,17 @@ def test_figures_need_a_key_where_keys_are_set_and_the_page_does_not(reranker: R
             assert httpx.get(f"{url}{path}", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
 
 
+def test_health_checks_scrapes_and_the_page_leave_no_line_in_the_log(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="rerank_plugins.serving.requests"):
+        for path in ("/", "/health", "/ready", "/metrics", "/stats", "/nowhere"):
+            client.get(path)
+        client.post("/v1/rerank", json={"query": QUERY, "documents": PASSAGES})
+    logged = [record.fields["path"] for record in caplog.records if hasattr(record, "fields")]
+    assert logged == ["/nowhere", "/v1/rerank"]
+
+
 def test_metrics_count_what_the_server_did(client: httpx.Client) -> None:
     body = {"query": QUERY, "documents": PASSAGES}
     client.post("/v1/rerank", json=body).raise_for_status()

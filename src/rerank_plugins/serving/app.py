@@ -83,7 +83,7 @@ def create_app(
 
 
 def _ranks_nothing(scope: MutableMapping[str, Any]) -> bool:
-    return scope["type"] != "http" or scope["method"] != "POST"
+    return bool(scope["type"] != "http" or scope["method"] != "POST")
 
 
 async def _load(service: Service) -> None:

@@ -80,7 +80,8 @@ class Entrance:
         finally:
             seconds = time.perf_counter() - started
             self._observer.requests(state["dialect"], status, seconds)
-            if self._log:
+            # Health checks, scrapes and the status page's refreshes would drown the rest.
+            if self._log and (state["dialect"] != "other" or status >= 400):
                 self._write(request, state, status, seconds)
 
     async def _enter(self, request: Request, scope: Scope, receive: Receive, reply: Send) -> None:
