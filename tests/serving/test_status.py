@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from rerank_plugins import Reranker
@@ -243,9 +244,10 @@ def test_figures_need_a_key_where_keys_are_set_and_the_page_does_not(reranker: R
 
 
 def test_health_checks_scrapes_and_the_page_leave_no_line_in_the_log(
-    client: httpx.Client, caplog: pytest.LogCaptureFixture
+    app: FastAPI, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level("INFO", logger="rerank_plugins.serving.requests"):
+    caplog.set_level("INFO", logger="rerank_plugins.serving.requests")
+    with live(app) as url, httpx.Client(base_url=url) as client:
         for path in ("/", "/health", "/ready", "/metrics", "/stats", "/nowhere"):
             client.get(path)
         client.post("/v1/rerank", json={"query": QUERY, "documents": PASSAGES})
