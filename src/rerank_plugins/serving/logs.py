@@ -86,7 +86,9 @@ class Entrance:
 
     async def _enter(self, request: Request, scope: Scope, receive: Receive, reply: Send) -> None:
         state = scope["state"]
-        if self._keys and scope["path"] not in OPEN_PATHS:
+        # uvicorn puts the path that a proxy stripped in front again.
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if self._keys and path not in OPEN_PATHS:
             state["caller"] = self._keys.owner(request.headers.get("authorization"))
             if state["caller"] is None:
                 self._observer.rejected("key")

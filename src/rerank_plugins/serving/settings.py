@@ -44,8 +44,8 @@ class ServerSettings(_Settings):
     """How to serve. What is not given is read from `RERANK_SERVER_*`; lists there are comma separated.
 
     Models are loaded with `ScorerSettings` and ranked with `RerankSettings`: their `RERANK_*` variables
-    (`RERANK_DEVICE`, `RERANK_LONG_DOCUMENTS`, ...) count here too. `RERANK_TOP_K` and `RERANK_MIN_SCORE`
-    do not: how many results come back is the client's choice.
+    (`RERANK_DEVICE`, `RERANK_LONG_DOCUMENTS`, ...) count here too. `RERANK_TOP_K`, `RERANK_MIN_SCORE`,
+    `RERANK_SCALE` and `RERANK_ON_ERROR` do not: these are for the client to choose, or set here.
 
     Attributes:
         host: Address to bind. One that other machines reach needs keys, or `allow_unauthenticated`.
