@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rerank_plugins.serving.auth import OPEN_PATHS, Keys
 from rerank_plugins.serving.errors import RequestError, error_reply
 from rerank_plugins.serving.service import Observer
+from rerank_plugins.tracing import annotate
 
 __all__ = ["REQUEST_ID_HEADER", "Entrance", "JsonFormatter", "request_id_of"]
 
@@ -63,6 +64,7 @@ class Entrance:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                annotate(request_id=state["request_id"], dialect=state["dialect"])
                 header = (REQUEST_ID_HEADER.lower().encode(), state["request_id"].encode())
                 message["headers"] = [*message["headers"], header]
             await send(message)
@@ -78,7 +80,8 @@ class Entrance:
         finally:
             seconds = time.perf_counter() - started
             self._observer.requests(state["dialect"], status, seconds)
-            if self._log:
+            # Health checks, scrapes and the status page's refreshes would drown the rest.
+            if self._log and (state["dialect"] != "other" or status >= 400):
                 self._write(request, state, status, seconds)
 
     async def _enter(self, request: Request, scope: Scope, receive: Receive, reply: Send) -> None:

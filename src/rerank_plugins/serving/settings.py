@@ -70,7 +70,7 @@ class ServerSettings(_Settings):
         max_wait_ms: Refuse a request if what is before it takes longer than this, at the measured pace.
         deadline_ms: When to give up on a request; its header `X-Request-Timeout-Ms` can shorten that.
         drain_seconds: How long a stopping server waits for the requests that are inside.
-        request_log: Whether to log a line a request.
+        request_log: Whether to log a line for each request that ranks, or is refused.
     """
 
     model_config = SettingsConfigDict(env_prefix="RERANK_SERVER_")
