@@ -22,7 +22,7 @@ from rerank_plugins.labelling.job import (
     print_model,
 )
 from rerank_plugins.labelling.report import LabelReport, Progress
-from rerank_plugins.labelling.store import Format, InputFile, Store, find_inputs, input_root
+from rerank_plugins.labelling.store import Format, InputFile, Store, find_inputs, takes_in
 from rerank_plugins.labelling.worker import Labeller, OnBad, ShardReport, Task
 from rerank_plugins.scoring.threads import limit_threads
 from rerank_plugins.settings import ScorerSettings
@@ -144,7 +144,7 @@ def label(
 def _check_apart(files: Sequence[InputFile], store: Store) -> None:
     """Refuse an output that would be read as input the next time."""
     for file in files:
-        if f"{store.root}/".startswith(f"{input_root(file.uri)}/"):
+        if takes_in(file.uri, f"{store.root}/part.{file.format}"):
             msg = f"output must lie outside of the inputs, but {store.uri} is in {file.uri}"
             raise InvalidInputError(msg)
 

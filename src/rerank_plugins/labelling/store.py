@@ -14,7 +14,7 @@ from pyarrow import fs
 
 from rerank_plugins.errors import InvalidInputError
 
-__all__ = ["FORMATS", "Format", "InputFile", "Store", "find_inputs", "input_root", "is_compressed"]
+__all__ = ["FORMATS", "Format", "InputFile", "Store", "find_inputs", "is_compressed", "takes_in"]
 
 Format = Literal["parquet", "jsonl"]
 # How files of these endings are read.
@@ -146,15 +146,21 @@ def find_inputs(uris: Sequence[str]) -> list[InputFile]:
     return found
 
 
-def input_root(uri: str) -> str:
-    """Return the path of a file or folder that is given, or the folder in which a pattern is looked for."""
-    _, path = _resolve(uri)
-    return path.partition("*")[0].rpartition("/")[0] if "*" in path else path
+def takes_in(uri: str, path: str) -> bool:
+    """Say whether an input, a folder or pattern, would take in a file with this path."""
+    _, named = _resolve(uri)
+    return _matches(path, named) if "*" in named else path.startswith(f"{named}/")
+
+
+def _matches(path: str, pattern: str) -> bool:
+    # As in a shell, a star stands for no slash.
+    return path.count("/") == pattern.count("/") and fnmatch(path, pattern)
 
 
 def _find(uri: str) -> Iterator[InputFile]:
     files, path = _resolve(uri)
-    pattern, root = path if "*" in path else None, input_root(uri)
+    pattern = path if "*" in path else None
+    root = path.partition("*")[0].rpartition("/")[0] if pattern else path
     try:
         info = files.get_file_info(root)
         if info.type == fs.FileType.NotFound:
@@ -167,7 +173,7 @@ def _find(uri: str) -> Iterator[InputFile]:
     except OSError as error:
         msg = f"an input must be readable, but {uri}: {error}"
         raise InvalidInputError(msg) from error
-    chosen = [one for one in inside if pattern is None or fnmatch(one.path, pattern)]
+    chosen = [one for one in inside if pattern is None or _matches(one.path, pattern)]
     if not chosen:
         msg = f"an input must name files, but there are none at {uri}"
         raise InvalidInputError(msg)

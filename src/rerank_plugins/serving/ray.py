@@ -231,17 +231,17 @@ def app(options: Options) -> Any:
         max_replicas=max(options.min_replicas, options.max_replicas or 0),
         target_ongoing_requests=options.target_ongoing_requests,
     )
-    replicas = serve.deployment(Replica).options(
+    replicas = serve.deployment(
         autoscaling_config=scaling,
         max_ongoing_requests=options.max_ongoing_requests,
         max_queued_requests=_MOST_WAITING,
         health_check_period_s=5,
         health_check_timeout_s=30,
         ray_actor_options={"num_cpus": options.cpus, "num_gpus": options.gpus},
-    )
-    front = serve.deployment(Front).options(
+    )(Replica)
+    front = serve.deployment(
         num_replicas=options.fronts,
         max_ongoing_requests=_MOST_WAITING,
         ray_actor_options={"num_cpus": 0},
-    )
+    )(Front)
     return front.bind(replicas.bind(options), options)
