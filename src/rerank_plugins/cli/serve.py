@@ -1,5 +1,6 @@
 """`rerank-plugins serve` and `new-key`."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ def serve(
 ) -> None:
     """Serve until a signal; options that are None were not given."""
     try:
-        from rerank_plugins.serving.logs import configure_logging
+        from rerank_plugins.serving.logs import JsonFormatter
         from rerank_plugins.serving.models import ModelPool
         from rerank_plugins.serving.run import serve as run
         from rerank_plugins.serving.settings import ServerSettings
@@ -27,11 +28,19 @@ def serve(
     pool = ModelPool.from_settings(
         settings, scorer_options=_given(scorer_options), rerank_options=_given(rerank_options)
     )
-    configure_logging()
+    _log_to_stderr(JsonFormatter())
     try:
         run(settings, pool=pool)
     finally:
         pool.close()
+
+
+def _log_to_stderr(formatter: logging.Formatter) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    # A line for each file that is looked up on the hub is of no use here.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def add_key(name: str, keys_file: Path | None) -> None:

@@ -13,6 +13,7 @@ from rerank_plugins.inputs import check_documents, check_pairs, check_query
 from rerank_plugins.scoring import registry
 from rerank_plugins.scoring.flight import Flight
 from rerank_plugins.scoring.protocol import Extent, ScorerInfo, Scores, Span
+from rerank_plugins.scoring.tally import WorkerStats
 from rerank_plugins.settings import ScorerSettings
 
 __all__ = ["CrossEncoderScorer"]
@@ -64,6 +65,11 @@ class CrossEncoderScorer:
     def info(self) -> ScorerInfo:
         """What was loaded, where it runs, and why; stays readable after `close`."""
         return self._loaded.info
+
+    @property
+    def stats(self) -> WorkerStats:
+        """What the loaded model has scored, for all scorers that share it, and what waits for it now."""
+        return self._loaded.worker.stats
 
     @property
     def closed(self) -> bool:

@@ -1,8 +1,9 @@
 """`create_app`: the FastAPI application, wired."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -14,9 +15,11 @@ from rerank_plugins.serving.auth import Keys
 from rerank_plugins.serving.errors import error_reply, explain
 from rerank_plugins.serving.limits import service_of
 from rerank_plugins.serving.logs import Entrance, request_id_of
+from rerank_plugins.serving.metrics import Metrics
 from rerank_plugins.serving.models import ModelPool
-from rerank_plugins.serving.service import Observer, Service
+from rerank_plugins.serving.service import Service
 from rerank_plugins.serving.settings import ServerSettings
+from rerank_plugins.serving.status.routes import add_status
 
 __all__ = ["create_app"]
 
@@ -27,28 +30,32 @@ def create_app(
     settings: ServerSettings | None = None,
     *,
     pool: ModelPool | None = None,
-    observer: Observer | None = None,
 ) -> FastAPI:
     """Build the server's application; nothing is loaded before it starts.
 
     Args:
         settings: How to serve; None: what `RERANK_SERVER_*` variables say.
         pool: Models to serve instead of those that settings name; who made it closes it.
-        observer: Who counts requests.
 
     Returns:
-        An ASGI application, with the `Service` in `app.state.service`.
+        An ASGI application, with the `Service` in `app.state.service`, and in `app.state.failure` why it did
+        not start.
 
     Raises:
         InvalidInputError: If a setting is invalid, or the keys file cannot be read.
     """
     settings = settings or ServerSettings()
     models = pool or ModelPool.from_settings(settings)
-    service = Service(models, settings, observer)
+    metrics = Metrics()
+    service = Service(models, settings, metrics)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await _load(service)
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        try:
+            await _load(service)
+        except RerankError as error:
+            app.state.failure = error  # for whoever runs the server: ASGI passes on no more than a text
+            raise
         yield
         if pool is None:
             models.close()
@@ -62,14 +69,21 @@ def create_app(
         # These pages would load scripts from elsewhere; the document itself is /openapi.json.
         docs_url=None,
         redoc_url=None,
+        # A span around each request that ranks, in the caller's trace. Its log records would quote texts.
+        telemetry={"logs": False, "operation_spans": False, "exclude": _ranks_nothing},
     )
-    app.state.service = service
+    app.state.service, app.state.failure = service, None
     app.include_router(routes.router)
     app.include_router(operations.router)
+    add_status(app, service, metrics)
     app.add_exception_handler(HTTPException, _refuse)
     app.add_exception_handler(RerankError, _refuse)
     app.add_middleware(Entrance, keys=Keys.of(settings), observer=service.observer, log=settings.request_log)
     return app
+
+
+def _ranks_nothing(scope: MutableMapping[str, Any]) -> bool:
+    return scope["type"] != "http" or scope["method"] != "POST"
 
 
 async def _load(service: Service) -> None:

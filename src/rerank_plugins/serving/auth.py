@@ -8,15 +8,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+from fastapi.security import HTTPBearer
+
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.serving.settings import ServerSettings
 
-__all__ = ["OPEN_PATHS", "Keys", "new_key"]
+__all__ = ["OPEN_PATHS", "Keys", "bearer", "new_key"]
+
+# Says so in OpenAPI; keys are checked before any route is looked for.
+bearer = HTTPBearer(auto_error=False, description="Needed if the server has keys.")
 
 # What anyone may ask: is it up, and the status page, which holds nothing until it is given a key.
 OPEN_PATHS = frozenset({"/", "/health", "/ready"})
 
-_LINE = re.compile(r"(?P<name>[\w.@-]+):(?P<digest>[0-9a-fA-F]{64})")
+_LINE = re.compile(r"(?P<name>[\w.@-]+):(?P<digest>[0-9a-fA-F]{64})", re.ASCII)
 
 
 def _digest(key: str) -> bytes:

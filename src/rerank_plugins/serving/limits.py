@@ -8,6 +8,7 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
+from starlette.requests import ClientDisconnect
 
 from rerank_plugins.serving.errors import RequestError
 from rerank_plugins.serving.service import Service
@@ -50,10 +51,13 @@ class _JsonRequest(Request):
 
     async def _read(self, most: int) -> bytes:
         body = bytearray()
-        async for chunk in self.stream():
-            body += chunk
-            if len(body) > most:
-                await self._refuse(len(body))
+        try:
+            async for chunk in self.stream():
+                body += chunk
+                if len(body) > most:
+                    await self._refuse(len(body))
+        except ClientDisconnect:
+            raise RequestError(499, "left", "the client left in the middle of its body") from None
         return bytes(body)
 
     async def _refuse(self, read: int) -> None:
@@ -124,6 +128,7 @@ async def while_wanted(request: Request, work: Awaitable[T]) -> T:
     finally:
         gone.cancel()
         task.cancel()
+        await asyncio.wait({task, gone})
 
 
 async def _disconnect(request: Request) -> None:

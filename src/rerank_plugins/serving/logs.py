@@ -3,7 +3,6 @@
 import json
 import logging
 import re
-import sys
 import time
 import traceback
 import uuid
@@ -15,8 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rerank_plugins.serving.auth import OPEN_PATHS, Keys
 from rerank_plugins.serving.errors import RequestError, error_reply
 from rerank_plugins.serving.service import Observer
+from rerank_plugins.tracing import annotate
 
-__all__ = ["Entrance", "JsonFormatter", "configure_logging", "request_id_of"]
+__all__ = ["REQUEST_ID_HEADER", "Entrance", "JsonFormatter", "request_id_of"]
 
 REQUEST_ID_HEADER = "X-Request-ID"
 
@@ -78,13 +78,14 @@ class Entrance:
                 await answer(scope, receive, reply)
         finally:
             seconds = time.perf_counter() - started
+            annotate(request_id=state["request_id"], dialect=state["dialect"])
             self._observer.requests(state["dialect"], status, seconds)
             if self._log:
                 self._write(request, state, status, seconds)
 
     async def _enter(self, request: Request, scope: Scope, receive: Receive, reply: Send) -> None:
         state = scope["state"]
-        if self._keys and request.url.path not in OPEN_PATHS:
+        if self._keys and scope["path"] not in OPEN_PATHS:
             state["caller"] = self._keys.owner(request.headers.get("authorization"))
             if state["caller"] is None:
                 self._observer.rejected("key")
@@ -101,7 +102,7 @@ class Entrance:
         fields = {
             "request_id": state["request_id"],
             "method": request.method,
-            "path": request.url.path[:200],
+            "path": request.scope["path"][:200],
             "status": status,
             "ms": round(seconds * 1000, 2),
             "caller": state.get("caller"),
@@ -131,12 +132,3 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False, default=str)
-
-
-def configure_logging() -> None:
-    """Write every record from INFO on to stderr as a line of JSON; for the process that serves, no other."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    # One line a request to the hub is of no use here.
-    logging.getLogger("httpx").setLevel(logging.WARNING)

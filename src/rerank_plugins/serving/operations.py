@@ -2,11 +2,12 @@
 
 from typing import Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from rerank_plugins import __version__
+from rerank_plugins.serving.auth import bearer
 from rerank_plugins.serving.dialects.tei import TeiInfo
 from rerank_plugins.serving.errors import ErrorReply, problems
 from rerank_plugins.serving.limits import service_of
@@ -66,7 +67,11 @@ async def health() -> Health:
     return Health()
 
 
-@router.get("/ready", responses={503: {"model": Readiness, "description": "Send requests elsewhere."}})
+@router.get(
+    "/ready",
+    response_model=Readiness,
+    responses={503: {"model": Readiness, "description": "Send requests elsewhere."}},
+)
 async def ready(request: Request) -> JSONResponse:
     """Say whether requests should be sent here: not while it loads or stops."""
     service = service_of(request)
@@ -77,7 +82,7 @@ async def ready(request: Request) -> JSONResponse:
     return JSONResponse(Readiness(status=state).model_dump(), 200 if state == "ready" else 503)
 
 
-@router.get("/info", responses=problems(ErrorReply, 401, 503))
+@router.get("/info", dependencies=[Depends(bearer)], responses=problems(ErrorReply, 401, 503))
 async def info(request: Request) -> TeiInfo:
     """Describe the default model, loading it if need be, and the limits: TEI."""
     service = service_of(request)
@@ -98,7 +103,7 @@ async def info(request: Request) -> TeiInfo:
     )
 
 
-@router.get("/v1/models", responses=problems(ErrorReply, 401))
+@router.get("/v1/models", dependencies=[Depends(bearer)], responses=problems(ErrorReply, 401))
 async def models(request: Request) -> Models:
     """List what may be asked for."""
     pool = service_of(request).pool

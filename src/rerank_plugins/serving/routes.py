@@ -2,26 +2,47 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Request, Response
+from fastapi import APIRouter, Body, Depends, Request, Response
 from pydantic import BaseModel, Discriminator, Tag
 
+from rerank_plugins.serving.auth import bearer
 from rerank_plugins.serving.dialects.rerank import RerankBody, RerankResponse
 from rerank_plugins.serving.dialects.score import ScoreBody, ScoreResponse
 from rerank_plugins.serving.dialects.tei import TeiBody, TeiResponse
 from rerank_plugins.serving.errors import ErrorReply, RequestError, TeiErrorReply, problems
-from rerank_plugins.serving.limits import JsonRoute, service_of, while_wanted
-from rerank_plugins.serving.logs import request_id_of
+from rerank_plugins.serving.limits import TIMEOUT_HEADER, JsonRoute, service_of, while_wanted
+from rerank_plugins.serving.logs import REQUEST_ID_HEADER, request_id_of
 from rerank_plugins.serving.service import RerankReply, RerankRequest
 
 __all__ = ["SCALE_HEADER", "router"]
 
 SCALE_HEADER = "X-Rerank-Scale"
 
+_RANKED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Scores.",
+        "headers": {
+            SCALE_HEADER: {"description": "Scale of the scores.", "schema": {"type": "string"}},
+            REQUEST_ID_HEADER: {"description": "The request's id.", "schema": {"type": "string"}},
+        },
+    }
+}
 _STATUSES = (400, 401, 404, 413, 415, 422, 429, 500, 503, 504)
-_PROBLEMS = problems(ErrorReply, *_STATUSES)
-_EITHER = problems(ErrorReply | TeiErrorReply, *_STATUSES, 424)
+_PROBLEMS = _RANKED | problems(ErrorReply, *_STATUSES)
+_EITHER = _RANKED | problems(ErrorReply | TeiErrorReply, *_STATUSES, 424)
 
-router = APIRouter(route_class=JsonRoute)
+_PARAMETERS = {
+    TIMEOUT_HEADER: ("Milliseconds after which the answer is of no use.", {"type": "integer", "minimum": 1}),
+    REQUEST_ID_HEADER: ("Comes back in the reply and stands in the log.", {"type": "string"}),
+}
+_HEADERS = {
+    "parameters": [
+        {"name": name, "in": "header", "required": False, "description": text, "schema": schema}
+        for name, (text, schema) in _PARAMETERS.items()
+    ]
+}
+
+router = APIRouter(route_class=JsonRoute, dependencies=[Depends(bearer)])
 
 
 def _dialect(body: Any) -> str:
@@ -35,26 +56,40 @@ AnyBody = Annotated[
 ]
 
 
-@router.post("/v1/rerank", response_model=RerankResponse, responses=_PROBLEMS, tags=["rerank"])
+@router.post(
+    "/v1/rerank", response_model=RerankResponse, responses=_PROBLEMS, openapi_extra=_HEADERS, tags=["rerank"]
+)
 async def rerank_v1(body: RerankBody, request: Request) -> Response:
     """Rank documents for a query: Cohere v1, Jina, vLLM and Voyage."""
     return await _rerank(body, request, "1")
 
 
-@router.post("/v2/rerank", response_model=RerankResponse, responses=_PROBLEMS, tags=["rerank"])
+@router.post(
+    "/v2/rerank", response_model=RerankResponse, responses=_PROBLEMS, openapi_extra=_HEADERS, tags=["rerank"]
+)
 async def rerank_v2(body: RerankBody, request: Request) -> Response:
     """Rank documents for a query: Cohere v2 and vLLM."""
     return await _rerank(body, request, "2")
 
 
-@router.post("/rerank", response_model=RerankResponse | TeiResponse, responses=_EITHER, tags=["rerank"])
+@router.post(
+    "/rerank",
+    response_model=RerankResponse | TeiResponse,
+    responses=_EITHER,
+    openapi_extra=_HEADERS,
+    tags=["rerank"],
+)
 async def rerank(body: AnyBody, request: Request) -> Response:
     """Rank documents for a query: TEI if there are `texts`, else as /v1/rerank."""
     return await (_tei(body, request) if isinstance(body, TeiBody) else _rerank(body, request, "1"))
 
 
-@router.post("/v1/score", response_model=ScoreResponse, responses=_PROBLEMS, tags=["score"])
-@router.post("/score", response_model=ScoreResponse, responses=_PROBLEMS, tags=["score"])
+@router.post(
+    "/v1/score", response_model=ScoreResponse, responses=_PROBLEMS, openapi_extra=_HEADERS, tags=["score"]
+)
+@router.post(
+    "/score", response_model=ScoreResponse, responses=_PROBLEMS, openapi_extra=_HEADERS, tags=["score"]
+)
 async def score(body: ScoreBody, request: Request) -> Response:
     """Score pairs, in their order: vLLM."""
     requests, places = body.to_requests()

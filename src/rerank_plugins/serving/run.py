@@ -8,7 +8,7 @@ import uvicorn
 
 from rerank_plugins.serving.app import create_app
 from rerank_plugins.serving.models import ModelPool
-from rerank_plugins.serving.service import Observer, Service
+from rerank_plugins.serving.service import Service
 from rerank_plugins.serving.settings import ServerSettings
 
 __all__ = ["serve"]
@@ -39,15 +39,12 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def serve(
-    settings: ServerSettings | None = None, *, pool: ModelPool | None = None, observer: Observer | None = None
-) -> None:
+def serve(settings: ServerSettings | None = None, *, pool: ModelPool | None = None) -> None:
     """Serve until SIGINT or SIGTERM, then finish what is inside.
 
     Args:
         settings: How to serve; None: what `RERANK_SERVER_*` variables say.
         pool: Models to serve instead of those that settings name.
-        observer: Who counts requests.
 
     Raises:
         InvalidInputError: If a setting is invalid, or the host needs keys and there are none.
@@ -55,7 +52,7 @@ def serve(
     """
     settings = settings or ServerSettings()
     settings.check_exposure()
-    app = create_app(settings, pool=pool, observer=observer)
+    app = create_app(settings, pool=pool)
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -63,7 +60,14 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        # Longer than clients and balancers keep idle connections, so that they never write to a closed one.
+        timeout_keep_alive=75,
         timeout_graceful_shutdown=5,
     )
     server = _Server(config, app.state.service)
-    server.run()
+    try:
+        server.run()
+    finally:
+        # uvicorn exits if the application does not start, and says why in the log only.
+        if app.state.failure is not None:
+            raise app.state.failure

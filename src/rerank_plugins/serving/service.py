@@ -217,8 +217,7 @@ class Service:
 
     def _queue(self, name: str, reranker: Reranker) -> Queue:
         if name not in self.queues:
-            info = getattr(reranker.scorer, "info", None)
-            batch = _LONGEST_PAIR if info is None else info.max_batch_tokens
+            batch = int(_known(reranker, "max_batch_tokens", _LONGEST_PAIR))
             most = self.settings.max_queue_tokens or max(_LEAST_QUEUE_TOKENS, batch * _BATCHES_IN_QUEUE)
             self.queues[name] = Queue(most, self.settings.max_wait_ms / 1000, batch)
         return self.queues[name]
@@ -232,10 +231,14 @@ def _scale(request: RerankRequest, settings: RerankSettings) -> Scale:
     return "probability" if settings.scale == "logit" else settings.scale
 
 
+def _known(reranker: Reranker, name: str, otherwise: float) -> float:
+    """Return a number that a scorer tells of itself, or what to take where it does not (0 is unknown)."""
+    return getattr(getattr(reranker.scorer, "info", None), name, 0) or otherwise
+
+
 def _estimate(request: RerankRequest, reranker: Reranker) -> int:
     """Return about how many tokens the model will read."""
-    info = getattr(reranker.scorer, "info", None)
-    longest = _LONGEST_PAIR if info is None else info.max_length
+    longest = _known(reranker, "max_length", _LONGEST_PAIR)
     beside = len(request.query) // _CHARACTERS_PER_TOKEN + _SPECIAL_TOKENS
     settings = reranker.settings
     windows = 1 if settings.long_documents == "truncate" else settings.max_passages or math.inf
@@ -259,7 +262,7 @@ class _Texts:
 
 def _limits(request: RerankRequest, reranker: Reranker) -> bool:
     """Say whether a request wants less to be read than the model would."""
-    longest = getattr(getattr(reranker.scorer, "info", None), "max_length", math.inf)
+    longest = _known(reranker, "max_length", math.inf)
     asked = (request.max_document_tokens, request.max_query_tokens, request.max_pair_tokens)
     return any(limit is not None and limit < longest for limit in asked)
 

@@ -1,6 +1,7 @@
 """`ServerSettings`: who may call, what is served, and how much may wait."""
 
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -14,7 +15,12 @@ __all__ = ["Load", "ServerSettings"]
 
 Load = Literal["first", "all", "lazy"]
 
-_LOOPBACK = ("localhost", "::1")
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"  # any other name may lead anywhere
 
 
 def _list(value: Any) -> Any:
@@ -118,8 +124,7 @@ class ServerSettings(_Settings):
             InvalidInputError: If `host` is no loopback address, and there are neither keys nor
                 `allow_unauthenticated`.
         """
-        loopback = self.host in _LOOPBACK or self.host.startswith("127.")
-        if loopback or self.keys or self.keys_file or self.allow_unauthenticated:
+        if _is_loopback(self.host) or self.keys or self.keys_file or self.allow_unauthenticated:
             return
         msg = (
             f"host {self.host!r} lets other machines call, so keys are needed: make one with "
