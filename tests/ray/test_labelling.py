@@ -129,10 +129,10 @@ def test_jsonl_becomes_parquet_of_one_schema(tmp_path: Path, cluster: None, tiny
     ):
         with pytest.raises(InvalidInputError, match=f"only be continued as it began, but .*{named}"):
             label(tmp_path / "in", tmp_path / "out", **{"model": str(tiny)} | again | change)
+    (tmp_path / "in" / "b.jsonl").unlink()
+    with pytest.raises(InvalidInputError, match=r"input .*b\.jsonl changed since"):
+        label(tmp_path / "in", tmp_path / "out", model=str(tiny), **again)
     with (tmp_path / "in" / "a.jsonl").open("a") as file:
         file.write("\n")
     with pytest.raises(InvalidInputError, match=r"input .*a\.jsonl changed since"):
-        label(tmp_path / "in", tmp_path / "out", model=str(tiny), **again)
-    (tmp_path / "in" / "b.jsonl").unlink()
-    with pytest.raises(InvalidInputError, match=r"b\.jsonl changed since"):
         label(tmp_path / "in", tmp_path / "out", model=str(tiny), **again)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -74,6 +75,15 @@ def test_replicas_answer_as_the_application_does(client: httpx.Client, bundled: 
     assert pieces.status_code == 413
     assert client.get("/health").json() == {"status": "ok"}
     assert client.get("/nothing").status_code == 404
+    # One scrape tells of all replicas, behind the same keys.
+    assert client.get("/metrics", headers={"Authorization": "no"}).status_code == 401
+    samples = [
+        line
+        for line in client.get("/metrics").text.splitlines()
+        if line.startswith("rerank_documents_total{")
+    ]
+    assert sum(float(line.rpartition(" ")[2]) for line in samples) == 2 * len(DOCUMENTS)
+    assert len(set(re.findall(r'replica="(\w+)"', client.get("/metrics").text))) == 2
 
 
 def test_a_replica_that_is_killed_costs_no_request(client: httpx.Client, bundled: CrossEncoderScorer) -> None:
