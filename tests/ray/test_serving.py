@@ -8,11 +8,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+import yaml
 from ray import serve
+from ray.serve.schema import ServeDeploySchema
 
 from rerank_plugins import CrossEncoderScorer
 from rerank_plugins.errors import InvalidInputError
@@ -124,6 +127,17 @@ def test_a_replica_that_is_killed_costs_no_request(client: httpx.Client, bundled
     for caller in callers:
         caller.join()
     assert wrong == []
+
+
+def test_the_yaml_is_what_ray_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = yaml.safe_load((Path(__file__).parents[2] / "deploy" / "ray-serve.yaml").read_text())
+    (application,) = ServeDeploySchema.model_validate(config).applications
+    monkeypatch.setenv("RERANK_SERVER_KEYS_FILE", str(tmp_path / "keys"))
+    (tmp_path / "keys").write_text(f"somebody:{64 * '0'}\n")
+    assert application.import_path == "rerank_plugins.serving.ray:app"
+    options = Options(**application.args)
+    assert app(options)
+    assert options.settings().keys_file == tmp_path / "keys"
 
 
 def test_nobody_is_let_in_by_accident() -> None:
