@@ -202,8 +202,8 @@ def labelling() -> str:
         ["the worker's share of that", f"{report['ratio']:.0%}"],
         ["labelled when it was killed", f"{killed['pairs_labelled_before']:,}"],
         ["labelled after it was continued", f"{killed['pairs_labelled_after']:,}"],
-        ["lost or doubled", f"{sum(report['pairs_lost_or_doubled'].values())}"],
-        ["largest logit difference", f"{max(report['largest_logit_difference'].values()):.1e}"],
+        ["lost, doubled", f"{report['pairs_lost']}, {report['pairs_doubled']}"],
+        ["largest logit difference", f"{report['largest_logit_difference']:.1e}"],
     ]
     return table([f"{report['model']}, {report['engine']}", ""], lines)
 

@@ -120,7 +120,7 @@ class Labeller:
         )
         logits, cut = np.zeros(len(pairs), dtype=np.float32), np.zeros(len(pairs), dtype=np.bool_)
         logits[~bad], cut[~bad] = scores.logits, scores.truncated
-        values = (logits, PLAIN.apply(logits), cut)
+        values: list[NDArray[Any]] = [logits, PLAIN.apply(logits), cut]
         kinds = (pa.float32(), pa.float64(), pa.bool_())
         labels = dict(zip(columns.added, zip(values, kinds, strict=True), strict=True))
         self._output.publish(shard.name, rows.encode(to, labels, bad, self._task.schema))
