@@ -58,6 +58,7 @@ format: $(VENV)/.dev ## let ruff rewrite what it can
 bench: $(VENV)/.dev ## speed against what is installed, scaling and memory, on this machine
 	$(BIN)/rerank-plugins bench
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/accuracy.py
 
 docs: $(VENV)/.dev ## check that README and docs still say what the code does

@@ -231,6 +231,34 @@ def sizing(price: str) -> str:
     return table([*head, "requests a second of 50 documents"], lines)
 
 
+def serving(name: str) -> str:
+    """Return what the server did under load."""
+    report = read(name)
+    full, load = report["throughput"], report["load"]
+    lines = [
+        [
+            f"{row['share']:.0%}",
+            row["requests"],
+            *(f"{row[f'p{percent}_ms']:,.0f}" for percent in (50, 95, 99)),
+            f"{row['refused'] / row['requests']:.0%}",
+            f"{row['refusals']['p99_ms']:,.0f}" if row["refusals"] else "",
+            "{} to {}".format(*row["memory_mib"]),
+        ]
+        for row in load["rows"]
+    ]
+    head = ["load", "requests", "p50 ms", "p95 ms", "p99 ms", "refused", "p99 ms of refusals", "server's MiB"]
+    said = (
+        f"Requests of {full['documents_per_request']} documents, {full['callers']} at once: "
+        f"{full['server_docs_per_second']:,.0f} docs/s through the server, "
+        f"{full['in_process_docs_per_second']:,.0f} in process: **{full['ratio']:.0%}** "
+        f"(median of {len(full['rounds']['server'])} rounds, by turns).\n\n"
+        f"Requests of {load['documents_per_request']} documents that come at random times, as shares of "
+        f"{load['capacity_requests_per_second']:.1f} requests a second, which 8 callers at once get:"
+    )
+    checked = f"{report['replies_checked']:,} replies compared, {report['replies_wrong']} with wrong scores."
+    return f"{said}\n\n{table(head, lines)}\n\n{checked}"
+
+
 BLOCKS: dict[str, Callable[..., str]] = {
     "summary": summary,
     "headline": headline,
@@ -240,6 +268,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "accuracy": accuracy,
     "labelling": labelling,
     "sizing": sizing,
+    "serving": serving,
 }
 
 

@@ -43,7 +43,7 @@ def test_cohere_jina_vllm_and_voyage(
     del found["results"], found["data"]
     assert found == {
         "id": "abc-1",
-        "object": "list",
+        "object": "rerank",
         "model": "bundled",
         "scale": "probability",
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
@@ -253,3 +253,35 @@ def test_info_tells_what_a_client_may_send(client: httpx.Client) -> None:
     assert (info["max_client_batch_size"], info["max_input_length"]) == (2048, 512)
     (model,) = client.get("/v1/models").json()["data"]
     assert (model["id"], model["loaded"], model["device"]) == ("bundled", True, "cpu")
+
+
+def test_how_many_results_there_are_is_the_clients_choice(reranker: Reranker) -> None:
+    strict = Reranker(reranker.scorer, top_k=1, min_score=0.999, on_error="keep_order")
+    with live(create_app(ServerSettings(), pool=ModelPool.of({"strict": strict}))) as url:
+        reply = httpx.post(f"{url}/v1/rerank", json={"query": QUERY, "documents": DOCUMENTS}).json()
+        assert same(got(reply["results"]), expected(reranker))
+
+
+def test_long_documents_are_read_as_the_server_says(reranker: Reranker) -> None:
+    windows = Reranker(reranker.scorer, long_documents="max_passage")
+    far = f"{LONG} Goethe wrote Faust."
+    with live(create_app(ServerSettings(), pool=ModelPool.of({"windows": windows}))) as url:
+        body = {"query": QUERY, "documents": [LONG, far], "truncation": False}
+        reply = httpx.post(f"{url}/v1/rerank", json=body, timeout=60).json()
+        ranking = windows.rank(QUERY, [LONG, far])
+        assert same(got(reply["results"]), [(ranked.index, ranked.score) for ranked in ranking])
+        assert [row["truncated"] for row in reply["results"]] == [False, False]
+        limited = httpx.post(f"{url}/v1/rerank", json={**body, "documents": [far * 9]}, timeout=60)
+        assert limited.status_code == 422, "more windows than are read"
+
+
+def test_behind_a_proxy_that_strips_a_path(reranker: Reranker) -> None:
+    settings = ServerSettings(keys=["0123456789abcdef"])
+    app = create_app(settings, pool=ModelPool.of({"bundled": reranker}))
+    with live(app, root_path="/reranker") as url:
+        headers = {"Authorization": "Bearer 0123456789abcdef"}
+        body = {"query": QUERY, "documents": DOCUMENTS}
+        assert httpx.post(f"{url}/v1/rerank", json=body, headers=headers).status_code == 200
+        assert httpx.get(f"{url}/health").status_code == 200
+        document = httpx.get(f"{url}/openapi.json", headers=headers).json()
+        assert document["servers"] == [{"url": "/reranker"}]

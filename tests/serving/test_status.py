@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from rerank_plugins import Reranker
@@ -182,6 +183,15 @@ def test_both_colour_schemes_can_be_read(browser: Browser, url: str, scheme: Any
     page.close()
 
 
+@browsing
+def test_it_fits_on_a_phone(browser: Browser, url: str) -> None:
+    page = browser.new_page(viewport={"width": 360, "height": 800})
+    page.goto(url)
+    expect(page.locator("#state")).to_have_text("live")
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    page.close()
+
+
 def test_the_page_brings_everything_along_and_lets_nothing_else_in(client: httpx.Client) -> None:
     reply = client.get("/")
     assert reply.headers["content-type"] == "text/html; charset=utf-8"
@@ -231,6 +241,18 @@ def test_figures_need_a_key_where_keys_are_set_and_the_page_does_not(reranker: R
         for path in ("/stats", "/metrics"):
             assert httpx.get(f"{url}{path}").status_code == 401
             assert httpx.get(f"{url}{path}", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
+
+
+def test_health_checks_scrapes_and_the_page_leave_no_line_in_the_log(
+    app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="rerank_plugins.serving.requests")
+    with live(app) as url, httpx.Client(base_url=url) as client:
+        for path in ("/", "/health", "/ready", "/metrics", "/stats", "/nowhere"):
+            client.get(path)
+        client.post("/v1/rerank", json={"query": QUERY, "documents": PASSAGES})
+    logged = [record.fields["path"] for record in caplog.records if hasattr(record, "fields")]
+    assert logged == ["/nowhere", "/v1/rerank"]
 
 
 def test_metrics_count_what_the_server_did(client: httpx.Client) -> None:

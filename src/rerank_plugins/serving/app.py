@@ -64,7 +64,6 @@ def create_app(
         title="rerank-plugins",
         version=__version__,
         description="Cross-encoder reranking in the formats of Cohere, Jina, vLLM, Voyage and TEI.",
-        root_path=settings.root_path,
         lifespan=lifespan,
         # These pages would load scripts from elsewhere; the document itself is /openapi.json.
         docs_url=None,
@@ -83,7 +82,7 @@ def create_app(
 
 
 def _ranks_nothing(scope: MutableMapping[str, Any]) -> bool:
-    return scope["type"] != "http" or scope["method"] != "POST"
+    return bool(scope["type"] != "http" or scope["method"] != "POST")
 
 
 async def _load(service: Service) -> None:

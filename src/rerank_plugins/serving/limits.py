@@ -1,7 +1,7 @@
 """`JsonRoute`: what has to hold before a body is worth parsing, and until when an answer is wanted."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
@@ -72,7 +72,7 @@ class _JsonRequest(Request):
         most = service_of(self).settings.max_body_bytes
         raise RequestError(413, "too_large", f"a request may have {most} bytes; send fewer documents")
 
-    async def _rest(self) -> Any:
+    async def _rest(self) -> AsyncIterator[bytes]:
         while True:
             message = await self.receive()
             if message["type"] == "http.disconnect":

@@ -64,6 +64,7 @@ class Entrance:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                annotate(request_id=state["request_id"], dialect=state["dialect"])
                 header = (REQUEST_ID_HEADER.lower().encode(), state["request_id"].encode())
                 message["headers"] = [*message["headers"], header]
             await send(message)
@@ -78,14 +79,16 @@ class Entrance:
                 await answer(scope, receive, reply)
         finally:
             seconds = time.perf_counter() - started
-            annotate(request_id=state["request_id"], dialect=state["dialect"])
             self._observer.requests(state["dialect"], status, seconds)
-            if self._log:
+            # Health checks, scrapes and the status page's refreshes would drown the rest.
+            if self._log and (state["dialect"] != "other" or status >= 400):
                 self._write(request, state, status, seconds)
 
     async def _enter(self, request: Request, scope: Scope, receive: Receive, reply: Send) -> None:
         state = scope["state"]
-        if self._keys and scope["path"] not in OPEN_PATHS:
+        # uvicorn puts the path that a proxy stripped in front again.
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if self._keys and path not in OPEN_PATHS:
             state["caller"] = self._keys.owner(request.headers.get("authorization"))
             if state["caller"] is None:
                 self._observer.rejected("key")
@@ -131,4 +134,4 @@ class JsonFormatter(logging.Formatter):
         } | getattr(record, "fields", {})
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return json.dumps(line, default=str)

@@ -57,6 +57,7 @@ def serve(settings: ServerSettings | None = None, *, pool: ModelPool | None = No
         app,
         host=settings.host,
         port=settings.port,
+        root_path=settings.root_path,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -4,24 +4,19 @@ import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, cast
 
-from rerank_plugins.passages import window_scorer
 from rerank_plugins.ranking import RankingStats
 from rerank_plugins.reranker import Reranker
 from rerank_plugins.serving.admission import Door, Queue
 from rerank_plugins.serving.errors import RequestError
 from rerank_plugins.serving.models import ModelPool
 from rerank_plugins.serving.settings import ServerSettings
+from rerank_plugins.serving.sizes import LONGEST_PAIR, NO_LIMITS, Limits, cut, estimate, known
 from rerank_plugins.settings import RerankSettings, Scale
 
 __all__ = ["NoObserver", "Observer", "RerankReply", "RerankRequest", "RerankResult", "Service"]
 
-# English; the real number is known only after tokenising, which is what this guards.
-_CHARACTERS_PER_TOKEN = 4
-# The most that a pair of any supported architecture has; BERT's have 3.
-_SPECIAL_TOKENS = 4
-_LONGEST_PAIR = 512
 _LEAST_QUEUE_TOKENS = 2**18
 _BATCHES_IN_QUEUE = 32
 
@@ -62,9 +57,7 @@ class RerankRequest:
         model: What the client calls the model; None: the default.
         top_n: How many results, at least 1; None: all.
         raw: Whether scores are logits; None: as the server's settings say.
-        max_document_tokens: Tokens to read of each document, at most; None: what the model takes.
-        max_query_tokens: Tokens to read of the query, at most.
-        max_pair_tokens: Tokens of query, document and special tokens together, at most.
+        limits: How much of the texts to read.
         may_truncate: Whether the model may read less than all of a text; if not, that is an error.
     """
 
@@ -73,9 +66,7 @@ class RerankRequest:
     model: str | None = None
     top_n: int | None = None
     raw: bool | None = None
-    max_document_tokens: int | None = None
-    max_query_tokens: int | None = None
-    max_pair_tokens: int | None = None
+    limits: Limits = NO_LIMITS
     may_truncate: bool = True
 
 
@@ -154,7 +145,7 @@ class Service:
             raise RequestError(413, "too_large", msg)
         name = self.pool.resolve(requests[0].model)
         reranker = await self.pool.get(name)
-        tokens = sum(_estimate(request, reranker) for request in requests)
+        tokens = sum(estimate(request.query, request.documents, reranker) for request in requests)
         if tokens > self.settings.max_request_tokens:
             msg = (
                 f"a request may have {self.settings.max_request_tokens} tokens, but this has about {tokens}; "
@@ -178,30 +169,32 @@ class Service:
         return [task.result() for task in tasks]
 
     async def _rank(self, name: str, reranker: Reranker, request: RerankRequest) -> RerankReply:
-        texts = _Texts(request.query, request.documents)
-        if _limits(request, reranker):
-            texts = await asyncio.to_thread(_cut, request, reranker)
+        query, documents = request.query, request.documents
+        if request.limits.bind(reranker):
+            query, documents = await asyncio.to_thread(cut, query, documents, request.limits, reranker)
         ranking = await reranker.arank(
-            texts.query,
-            texts.documents,
+            query,
+            documents,
             top_k=request.top_n,
             min_score=None,
             scale=_scale(request, reranker.settings),
         )
-        cut = {i for i, text in enumerate(texts.documents) if len(text) < len(request.documents[i])}
+        shortened = {i for i, text in enumerate(documents) if len(text) < len(request.documents[i])}
         results = [
             RerankResult(
                 index=ranked.index,
-                score=float("nan") if ranked.score is None else ranked.score,
+                score=cast(
+                    "float", ranked.score
+                ),  # None is for on_error="keep_order", which the pool rules out
                 text=request.documents[ranked.index],
-                truncated=ranked.truncated or ranked.index in cut,
+                truncated=ranked.truncated or ranked.index in shortened,
             )
             for ranked in ranking
         ]
         stats = replace(
             ranking.stats,
-            truncated=max(ranking.stats.truncated, len(cut)),
-            query_truncated=ranking.stats.query_truncated or len(texts.query) < len(request.query),
+            truncated=max(ranking.stats.truncated, len(shortened)),
+            query_truncated=ranking.stats.query_truncated or len(query) < len(request.query),
         )
         if not request.may_truncate and (stats.truncated or stats.query_truncated):
             msg = (
@@ -217,7 +210,7 @@ class Service:
 
     def _queue(self, name: str, reranker: Reranker) -> Queue:
         if name not in self.queues:
-            batch = int(_known(reranker, "max_batch_tokens", _LONGEST_PAIR))
+            batch = int(known(reranker, "max_batch_tokens", LONGEST_PAIR))
             most = self.settings.max_queue_tokens or max(_LEAST_QUEUE_TOKENS, batch * _BATCHES_IN_QUEUE)
             self.queues[name] = Queue(most, self.settings.max_wait_ms / 1000, batch)
         return self.queues[name]
@@ -229,61 +222,3 @@ def _scale(request: RerankRequest, settings: RerankSettings) -> Scale:
     if request.raw:
         return "logit"
     return "probability" if settings.scale == "logit" else settings.scale
-
-
-def _known(reranker: Reranker, name: str, otherwise: float) -> float:
-    """Return a number that a scorer tells of itself, or what to take where it does not (0 is unknown)."""
-    return getattr(getattr(reranker.scorer, "info", None), name, 0) or otherwise
-
-
-def _estimate(request: RerankRequest, reranker: Reranker) -> int:
-    """Return about how many tokens the model will read."""
-    longest = _known(reranker, "max_length", _LONGEST_PAIR)
-    beside = len(request.query) // _CHARACTERS_PER_TOKEN + _SPECIAL_TOKENS
-    settings = reranker.settings
-    windows = 1 if settings.long_documents == "truncate" else settings.max_passages or math.inf
-    room = max(longest - beside, longest // 4)
-
-    def pair(document: str) -> float:
-        tokens = len(document) // _CHARACTERS_PER_TOKEN + 1
-        count = min(-(-tokens // room), windows)
-        return min(tokens, count * room) + count * min(beside, longest - room)
-
-    return int(sum(map(pair, request.documents)))
-
-
-@dataclass(frozen=True)
-class _Texts:
-    """What the model is given."""
-
-    query: str
-    documents: list[str]
-
-
-def _limits(request: RerankRequest, reranker: Reranker) -> bool:
-    """Say whether a request wants less to be read than the model would."""
-    longest = _known(reranker, "max_length", math.inf)
-    asked = (request.max_document_tokens, request.max_query_tokens, request.max_pair_tokens)
-    return any(limit is not None and limit < longest for limit in asked)
-
-
-def _cut(request: RerankRequest, reranker: Reranker) -> _Texts:
-    """Cut texts where words begin, so that no more tokens are read than the request wants."""
-    scorer = window_scorer(reranker.scorer, "a limit of tokens for a text")
-
-    def start(query: str, texts: list[str], size: int | None) -> list[str]:
-        if size is None:
-            return texts
-        found = scorer.windows(query, texts, size=size, overlap=0, most=1)
-        return [text[: spans[0][1]] for text, spans in zip(texts, found, strict=True)]
-
-    (query,) = start("", [request.query], request.max_query_tokens)
-    size = request.max_document_tokens
-    if request.max_pair_tokens is not None:
-        of_query, _ = scorer.extents(query, [])
-        room = request.max_pair_tokens - of_query.tokens - _SPECIAL_TOKENS
-        if room < 1:
-            msg = f"{request.max_pair_tokens} tokens for query and document leave documents nothing; raise it"
-            raise RequestError(400, "invalid", msg)
-        size = room if size is None else min(size, room)
-    return _Texts(query, start(query, request.documents, size))

@@ -44,8 +44,8 @@ class ServerSettings(_Settings):
     """How to serve. What is not given is read from `RERANK_SERVER_*`; lists there are comma separated.
 
     Models are loaded with `ScorerSettings` and ranked with `RerankSettings`: their `RERANK_*` variables
-    (`RERANK_DEVICE`, `RERANK_LONG_DOCUMENTS`, ...) count here too. `RERANK_TOP_K` and `RERANK_MIN_SCORE`
-    do not: how many results come back is the client's choice.
+    (`RERANK_DEVICE`, `RERANK_LONG_DOCUMENTS`, ...) count here too. `RERANK_TOP_K`, `RERANK_MIN_SCORE`,
+    `RERANK_SCALE` and `RERANK_ON_ERROR` do not: these are for the client to choose, or set here.
 
     Attributes:
         host: Address to bind. One that other machines reach needs keys, or `allow_unauthenticated`.
@@ -70,7 +70,7 @@ class ServerSettings(_Settings):
         max_wait_ms: Refuse a request if what is before it takes longer than this, at the measured pace.
         deadline_ms: When to give up on a request; its header `X-Request-Timeout-Ms` can shorten that.
         drain_seconds: How long a stopping server waits for the requests that are inside.
-        request_log: Whether to log a line a request.
+        request_log: Whether to log a line for each request that ranks, or is refused.
     """
 
     model_config = SettingsConfigDict(env_prefix="RERANK_SERVER_")

@@ -9,6 +9,7 @@ from pydantic.config import JsonDict
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.inputs import shorten
 from rerank_plugins.serving.service import RerankReply, RerankRequest, RerankResult
+from rerank_plugins.serving.sizes import Limits
 
 __all__ = ["RerankBody", "RerankResponse"]
 
@@ -63,9 +64,11 @@ class RerankBody(BaseModel):
             model=self.model,
             top_n=self.top_k if self.top_n is None else self.top_n,
             raw=raw,
-            max_document_tokens=self.max_tokens_per_doc or None,
-            max_query_tokens=self.max_tokens_per_query or None,
-            max_pair_tokens=None if pair == -1 else pair,
+            limits=Limits(
+                document=self.max_tokens_per_doc or None,
+                query=self.max_tokens_per_query or None,
+                pair=None if pair == -1 else pair,
+            ),
             may_truncate=self.truncation is not False and self.truncation_side != "left",
         )
 
@@ -153,7 +156,7 @@ class RerankResponse(BaseModel):
     """Results, best first."""
 
     id: str = Field(description="The request's id.")
-    object: Literal["list"] = "list"
+    object: Literal["rerank"] = "rerank"
     model: str = Field(description="The model that was used.")
     scale: str = Field(description="`probability`, `logit` or `calibrated`.")
     results: list[Result]

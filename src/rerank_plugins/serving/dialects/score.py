@@ -9,6 +9,7 @@ from pydantic.config import JsonDict
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.serving.dialects.rerank import Usage
 from rerank_plugins.serving.service import RerankReply, RerankRequest
+from rerank_plugins.serving.sizes import Limits
 
 __all__ = ["ScoreBody", "ScoreResponse"]
 
@@ -78,9 +79,11 @@ class ScoreBody(BaseModel):
             documents=documents,
             model=self.model,
             raw=None if self.use_activation is None else not self.use_activation,
-            max_document_tokens=self.max_tokens_per_doc or None,
-            max_query_tokens=self.max_tokens_per_query or None,
-            max_pair_tokens=None if pair == -1 else pair,
+            limits=Limits(
+                document=self.max_tokens_per_doc or None,
+                query=self.max_tokens_per_query or None,
+                pair=None if pair == -1 else pair,
+            ),
             may_truncate=self.truncation_side != "left",
         )
 

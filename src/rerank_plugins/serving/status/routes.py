@@ -7,11 +7,13 @@ import re
 from importlib.resources import files
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi import APIRouter, FastAPI, Request, Response, Security
+from fastapi.responses import HTMLResponse, PlainTextResponse
 from pydantic import BaseModel
 
 from rerank_plugins.scoring.protocol import Span, WindowScorer
+from rerank_plugins.serving.auth import bearer
+from rerank_plugins.serving.errors import ErrorReply, problems
 from rerank_plugins.serving.limits import JsonRoute, while_wanted
 from rerank_plugins.serving.metrics import Metrics
 from rerank_plugins.serving.service import RerankRequest, Service
@@ -63,13 +65,19 @@ def add_status(app: FastAPI, service: Service, metrics: Metrics) -> None:
     async def status_page() -> Response:
         return HTMLResponse(page, headers={"Content-Security-Policy": policy, "Cache-Control": "no-cache"})
 
-    @app.get("/metrics", summary="Metrics for Prometheus", tags=["status"])
+    told = APIRouter(
+        tags=["operations"], responses=problems(ErrorReply, 401), dependencies=[Security(bearer)]
+    )
+
+    @told.get("/metrics", response_class=PlainTextResponse)
     async def prometheus(request: Request) -> Response:
+        """Tell Prometheus, in its text format or, if accepted, OpenMetrics."""
         body, content_type = metrics.render(request.headers.get("accept", ""))
         return Response(body, headers={"Content-Type": content_type})
 
-    @app.get("/stats", summary="What the status page shows", tags=["status"])
+    @told.get("/stats")
     async def stats() -> dict[str, Any]:
+        """Return what the status page shows: models, queue, totals, the last minutes second by second."""
         return report.now()
 
     box = APIRouter(route_class=JsonRoute, include_in_schema=False, tags=["try"])
@@ -78,6 +86,7 @@ def add_status(app: FastAPI, service: Service, metrics: Metrics) -> None:
     async def try_it(body: TryBody, request: Request) -> TryReply:
         return await while_wanted(request, _try(service, body, request.state.deadline))
 
+    app.include_router(told)
     app.include_router(box)
 
 
