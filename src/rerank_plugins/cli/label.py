@@ -36,7 +36,8 @@ def label(inputs: Sequence[str], output: str, options: dict[str, Any]) -> None:
     """
     # Ray started here answers to nobody else: it need not report its use, nor each of its steps.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     console = Console(stderr=True)
     given = {name: value for name, value in options.items() if value is not None}
     try:

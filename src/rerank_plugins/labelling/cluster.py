@@ -104,7 +104,7 @@ def told() -> Iterator[None]:
         ours = next((cause for cause in causes if isinstance(cause, RerankError)), None)
         if ours is not None:
             raise ours from None
-        reason = str(causes[-1]).strip().partition("\n")[0]
+        reason = str(causes[-1]).strip().partition("\n")[0] or repr(causes[-1])
         msg = f"workers failed: {reason}; what is labelled stays, the same call continues"
         raise ScoringError(msg) from error
 

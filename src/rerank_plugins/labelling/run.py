@@ -106,6 +106,8 @@ def label(
     job = Job.load(store)
     if job is not None:
         job.check_same(files, columns, asked)
+    if job is not None and not _todo(job, files, store):
+        return _finish(LabelReport(job.rows, job.rows, job.scorer), store, started)
     with cluster(address), told():
         pool = Pool.of(workers, max_workers, cpus, gpus, settings)
         if job is None:
@@ -121,21 +123,30 @@ def label(
             threads=pool.threads,
             schema=json_schema(job, files),
         )
-        shards, there = job.shards(files), store.names()
-        todo = [shard for shard in shards if shard.name not in there]
-        report = LabelReport(job.rows, job.rows - sum(shard.rows for shard in todo), job.scorer)
+        todo = _todo(job, files, store)
         rows = {shard.name: shard.rows for shard in todo}
+        report = LabelReport(job.rows, job.rows - sum(rows.values()), job.scorer)
         for done in _run(todo, task, pool):
             report.add(done, rows[done.name])
             if progress is not None:
                 progress(report)
-    lost = {shard.name for shard in shards} - store.names()
+    lost = _todo(job, files, store)
     if lost:
         msg = (
-            f"all workers must write to the same {store.uri}, but {min(lost)} is not there; "
+            f"all workers must write to the same {store.uri}, but {lost[0].name} is not there; "
             "give a folder that all machines share, or an object store"
         )
         raise InvalidInputError(msg)
+    return _finish(report, store, started)
+
+
+def _todo(job: Job, files: Sequence[InputFile], store: Store) -> list[Shard]:
+    """Return the shards that are not written yet."""
+    there = store.names()
+    return [shard for shard in job.shards(files) if shard.name not in there]
+
+
+def _finish(report: LabelReport, store: Store, started: float) -> LabelReport:
     store.sweep()
     report.seconds = time.perf_counter() - started
     return report
