@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "scale-out.md")
 RESULTS = Path(__file__).parent / "results"
 
 Rows = list[dict[str, Any]]
@@ -190,6 +190,47 @@ def accuracy(name: str) -> str:
     return table(head, lines)
 
 
+def labelling() -> str:
+    """Return what labelling through Ray Data does."""
+    report = read("labelling")
+    killed = report["killed"]
+    alone, workers = report["docs_per_second_in_process"], report["docs_per_second_per_worker"]
+    lines = [
+        ["pairs", f"{report['pairs']:,}"],
+        ["pairs a second, a plain process", f"{statistics.mean(alone):,.0f}"],
+        ["pairs a second, a worker", f"{statistics.mean(workers):,.0f}"],
+        ["the worker's share of that", f"{report['ratio']:.0%}"],
+        ["labelled when it was killed", f"{killed['pairs_labelled_before']:,}"],
+        ["labelled after it was continued", f"{killed['pairs_labelled_after']:,}"],
+        ["lost, doubled", f"{report['pairs_lost']}, {report['pairs_doubled']}"],
+        ["largest logit difference", f"{report['largest_logit_difference']:.1e}"],
+    ]
+    return table([f"{report['model']}, {report['engine']}", ""], lines)
+
+
+def sizing(price: str) -> str:
+    """Return what a million pairs cost on the machine that was measured, at a price an hour."""
+    lines = []
+    for name, report, _, rows in runs():
+        for int8 in (False, True):
+            ours = best(rows, "rerank-plugins", int8)
+            if ours is not None:
+                rate = ours["docs_per_second"]
+                cost = 1e6 / rate / 3600 * float(price)
+                cells = [name.partition("-")[0], ours["name"].split()[1], f"{report['tokens_per_pair']:.0f}"]
+                lines.append(
+                    [
+                        *cells,
+                        f"{rate:,.0f}",
+                        f"{1e6 / rate / 3600:.2f}",
+                        f"{cost:.2f}",
+                        f"{0.7 * rate / 50:.1f}",
+                    ]
+                )
+    head = ["model", "engine", "tokens a pair", "pairs a second", "hours for a million", "cost of a million"]
+    return table([*head, "requests a second of 50 documents"], lines)
+
+
 def serving(name: str) -> str:
     """Return what the server did under load."""
     report = read(name)
@@ -225,6 +266,8 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "callers": callers,
     "scaling": scaling,
     "accuracy": accuracy,
+    "labelling": labelling,
+    "sizing": sizing,
     "serving": serving,
 }
 

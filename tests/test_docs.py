@@ -20,7 +20,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 # Pages whose blocks run one after the other. Those of docs/llama-index.md and docs/haystack.md stand alone;
 # the frameworks' contract tests run them, and compare what they print.
-PAGES = ("concepts", "cuda", "evaluation", "langchain", "serving")
+PAGES = ("concepts", "cuda", "evaluation", "langchain", "scale-out", "serving")
 
 
 def test_there_is_one_block_for_the_core_and_each_framework() -> None:

@@ -100,6 +100,8 @@ def test_examples_in_docstrings_run(name: str) -> None:
         ("rerank_plugins.langchain", "langchain_core", "langchain"),
         ("rerank_plugins.llama_index", "llama_index", "llama-index"),
         ("rerank_plugins.haystack", "haystack", "haystack"),
+        ("rerank_plugins.labelling", "ray", "ray"),
+        ("rerank_plugins.serving.ray", "ray", "ray"),
     ],
 )
 def test_a_missing_framework_names_its_extra(module: str, package: str, extra: str) -> None:

@@ -5,7 +5,15 @@ from typing import Annotated, Any
 
 import typer
 
-from rerank_plugins.cli.options import EvalFormat, ExportDtype, GraphFormat, InputFormat, OutputFormat
+from rerank_plugins.cli.options import (
+    EvalFormat,
+    ExportDtype,
+    GraphFormat,
+    InputFormat,
+    LabelFormat,
+    OnBad,
+    OutputFormat,
+)
 from rerank_plugins.errors import InvalidInputError
 
 app = typer.Typer(
@@ -182,6 +190,71 @@ def export(
     }
     settings = ScorerSettings(**{k: v for k, v in options.items() if v is not None})
     write(settings, folder, graph_format.value, dtype.value)
+
+
+@app.command()
+def label(
+    inputs: Annotated[
+        list[str],
+        typer.Option(
+            "--input", "-i", help="File, folder or 'pattern*.parquet'; path or s3://..., repeatable."
+        ),
+    ],
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder of the labels; path or s3://...")],
+    query_column: Annotated[str, typer.Option(help="Column of the queries.")] = "query",
+    document_column: Annotated[str, typer.Option(help="Column of the documents.")] = "document",
+    prefix: Annotated[str, typer.Option(help="What the names of the new columns begin with.")] = "",
+    to: Annotated[LabelFormat | None, typer.Option(help="Default: as the input.")] = None,
+    on_bad: Annotated[
+        OnBad, typer.Option(help="Rows without text: stop, or give them null labels.")
+    ] = OnBad.raise_,
+    rows_per_shard: Annotated[
+        int | None, typer.Option(min=1, help="Rows of an output file. Default: 10,000.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Default: as many as fit.")] = None,
+    max_workers: Annotated[int | None, typer.Option(min=1, help="Grow up to so many.")] = None,
+    cpus: Annotated[float, typer.Option(help="CPUs of a worker, and its threads.")] = 1,
+    gpus: Annotated[
+        float | None, typer.Option(help="GPUs of a worker. Default: 1 where there are some.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster. Default: RAY_ADDRESS, or a local one for this job.")
+    ] = None,
+    model: Model = None,
+    revision: Revision = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    engine: Engine = None,
+    max_length: MaxLength = None,
+    local_files_only: Offline = False,
+) -> None:
+    """Score millions of (query, document) pairs with Ray Data; run it again to continue."""
+    from rerank_plugins.cli.label import label as run
+
+    run(
+        inputs,
+        output,
+        {
+            "query_column": query_column,
+            "document_column": document_column,
+            "prefix": prefix,
+            "to": to and to.value,
+            "on_bad": on_bad.value,
+            "rows_per_shard": rows_per_shard,
+            "workers": workers,
+            "max_workers": max_workers,
+            "cpus": cpus,
+            "gpus": gpus,
+            "address": address,
+            "model": model,
+            "revision": revision,
+            "device": device,
+            "dtype": dtype,
+            "engine": engine,
+            "max_length": max_length,
+            "local_files_only": local_files_only or None,
+        },
+    )
 
 
 @app.command()

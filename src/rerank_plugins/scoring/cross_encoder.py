@@ -104,7 +104,11 @@ class CrossEncoderScorer:
             InvalidTypeError: If a pair is not two strings.
             ScoringError: If the engine fails, or the scorer is closed.
         """
-        return self._run(check_pairs(pairs)).logits
+        return self.score_pairs_detailed(pairs).logits
+
+    def score_pairs_detailed(self, pairs: Iterable[tuple[str, str]]) -> Scores:
+        """Score like `score_pairs`; also say what was cut and what it cost."""
+        return self._run(check_pairs(pairs))
 
     async def ascore(self, query: str, documents: Iterable[str]) -> NDArray[np.float32]:
         """Score like `score`, without blocking the event loop; cancelling drops what waits."""
