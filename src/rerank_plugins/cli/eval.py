@@ -34,7 +34,7 @@ from rerank_plugins.evaluation.report import to_json
 from rerank_plugins.evaluation.tables import Table, facts, tables
 from rerank_plugins.settings import ScorerSettings
 
-__all__ = ["load", "run", "with_candidates"]
+__all__ = ["fusions", "load", "run", "with_candidates"]
 
 # A table of figures that is folded cannot be read; a narrow terminal wraps lines instead.
 _LEAST_WIDTH = 140
@@ -112,6 +112,11 @@ def _import(name: str) -> Any:
         raise InvalidInputError(msg) from error
     finally:
         sys.path.pop(0)
+
+
+def fusions(given: Sequence[str]) -> list[str]:
+    """Return what to measure: a weight that is fitted is seen best beside `"rrf"`, which needs no fit."""
+    return ["rrf", *given] if "fit" in given else list(given)
 
 
 def run(

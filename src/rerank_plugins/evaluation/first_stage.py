@@ -11,6 +11,7 @@ from rerank_plugins.inputs import shorten
 
 __all__ = ["retrieve"]
 
+_STOP_WORDS = "english_plus"
 _ID_KEYS = ("id", "_id", "doc_id", "docid", "document_id", "source_id")
 
 
@@ -36,8 +37,9 @@ def retrieve(
 
     Args:
         topics: The queries; `"bm25s"` also needs their corpus.
-        retriever: `"bm25s"` (its defaults: Lucene's BM25 with k1 1.5 and b 0.75, English stop words, no
-            stemming; documents that share no word with the query are not retrieved). Or a LangChain
+        retriever: `"bm25s"` (its defaults: Lucene's BM25 with k1 1.5 and b 0.75, no stemming; with the
+            longer of its lists of English stop words, which has those of questions, such as "what" and
+            "does"; documents that share no other word with the query are not retrieved). Or a LangChain
             retriever (`.invoke(query)`), a LlamaIndex retriever (`.retrieve(query)`), a Haystack retriever
             component (`.run(query=...)`). Or a function from a query to such documents, or to (id, text).
         depth: Candidates a query at most; a framework's retriever has its own setting, which may be less.
@@ -85,8 +87,8 @@ def _bm25s(topics: Topics, depth: int) -> list[list[Candidate]]:
         raise InvalidInputError(msg)
     ids, texts = list(topics.corpus), list(topics.corpus.values())
     index = bm25s.BM25()
-    index.index(bm25s.tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
-    queries = bm25s.tokenize([topic.query for topic in topics], stopwords="en", show_progress=False)
+    index.index(bm25s.tokenize(texts, stopwords=_STOP_WORDS, show_progress=False), show_progress=False)
+    queries = bm25s.tokenize([topic.query for topic in topics], stopwords=_STOP_WORDS, show_progress=False)
     found, scores = index.retrieve(queries, k=min(depth, len(ids)), show_progress=False)
     return [
         [
