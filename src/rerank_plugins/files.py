@@ -115,21 +115,22 @@ def _is_json_string(line: str) -> bool:
         return False
 
 
-def read_line(line: str, place: str, number: str, form: InputFormat) -> tuple[str, str]:
-    """Return (id, text) of one passage; the id is the line's number where it has none.
+def read_line(line: str, place: str, number: str, form: InputFormat) -> tuple[str, str, float | None]:
+    """Return (id, text, score) of one passage; the id is the line's number where it has none.
 
     Raises:
         InvalidInputError: If it is not of that format; `place` names it.
     """
     if form is InputFormat.lines:
-        return number, line
+        return number, line, None
     if form is InputFormat.tsv:
         docid, tab, text = line.partition("\t")
         if not tab:
             msg = f"{place} must be 'id<TAB>text', but got {shorten(line)}"
             raise InvalidInputError(msg)
-        return docid, text
-    return _read_row(parse_json(line, place), place, number)
+        return docid, text, None
+    row = parse_json(line, place)
+    return *_read_row(row, place, number), _score(first_of(row, ("score",)))
 
 
 def _read_row(row: Any, place: str, number: str) -> tuple[str, str]:
@@ -172,7 +173,8 @@ def read_texts(path: Path) -> Iterator[tuple[str, str]]:
     text = read_file(path)
     form = guess_format(str(path), text)
     for number, line in numbered_lines(text):
-        yield read_line(line, f"{path}:{number}", str(number), form)
+        docid, passage, _ = read_line(line, f"{path}:{number}", str(number), form)
+        yield docid, passage
 
 
 def read_hits(name: str, text: str) -> Iterator[Hits]:

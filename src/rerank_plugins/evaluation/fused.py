@@ -64,9 +64,11 @@ def check_wanted(wanted: Sequence[Any], topics: Sequence[Topic]) -> tuple[Wanted
 
     Raises:
         InvalidInputError: If one is neither `"rrf"`, `"fit"` nor a weight from 0 to 1, or a weight has
-            no first-stage scores to weigh.
+            no first-stage scores to weigh, or one is to be fitted to a single query.
     """
     checked: list[Wanted] = ["fit" if one == "fit" else _check(one) for one in wanted]
+    if "fit" in checked:
+        fold_of(len(topics), 0)
     if any(one != "rrf" for one in checked):
         for topic in topics:
             if topic.candidates and all(candidate.score is None for candidate in topic.candidates):

@@ -103,8 +103,12 @@ class System:
 
 
 def best_of(systems: Sequence[System]) -> System:
-    """Return the reranker with the highest nDCG@10; a given run, which nobody can use, for lack of one."""
-    usable = [system for system in systems if system.cost is not None] or systems
+    """Return the reranker with the highest nDCG@10; a given run, which nobody can use, for lack of one.
+
+    A fused system counts only if these queries can tell that it is better than the reranker alone.
+    """
+    alone = [one for one in systems if one.fused is None or one.fused.comparison.better]
+    usable = [one for one in alone if one.cost is not None] or alone
     return max(usable, key=lambda system: system.measured.mean[PRIMARY])
 
 
@@ -152,7 +156,10 @@ class Evaluation:
 
     @property
     def best(self) -> System:
-        """The reranker with the highest nDCG@10, the first of equals; a given run for lack of one."""
+        """The reranker with the highest nDCG@10, the first of equals; a given run for lack of one.
+
+        A fused system only if it is better than the reranker alone by more than luck.
+        """
         return best_of(self.systems)
 
     def to_dict(self) -> dict[str, Any]:
