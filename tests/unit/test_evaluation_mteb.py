@@ -10,7 +10,7 @@ from ir_measures import AP, RR, P, R, nDCG
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.task_metadata import TaskMetadata
 
-from rerank_plugins import CrossEncoderScorer, Reranker
+from rerank_plugins import CrossEncoderScorer, Reranker, ScoringError
 from rerank_plugins.evaluation import Topics, evaluate, load_demo, measure_run, retrieve
 from rerank_plugins.evaluation.mteb import MTEBCrossEncoder
 from tests.evaluation import ByText, chance
@@ -108,6 +108,12 @@ def test_a_reranker_keeps_its_reading_but_not_its_cut(bundled: CrossEncoderScore
     assert cut.shape == read.shape == (2,)
     assert read[0] == pytest.approx(cut[0], abs=1e-4)
     assert read[1] > cut[1]
+
+
+def test_a_failure_is_never_a_score() -> None:
+    failing = Reranker(ByText(lambda _: float("nan")), on_error="keep_order")
+    with pytest.raises(ScoringError, match="'q' was not scored"):
+        MTEBCrossEncoder(failing).predict([{"text": ["q"]}], [{"text": ["d"]}])
 
 
 def test_without_mteb_the_package_is_named() -> None:

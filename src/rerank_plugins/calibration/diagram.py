@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Reliability", "plot_reliability", "reliability"]
+
+_FEW = 10  # pairs that say little of a share
+_COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
 
 
 @dataclass(frozen=True)
@@ -93,14 +97,20 @@ def plot_reliability(measured: Mapping[str, Reliability]) -> "Figure":
     figure = Figure(figsize=(5, 6), layout="constrained")
     curves, sizes = figure.subplots(2, sharex=True, height_ratios=(3, 1))
     curves.plot([0, 1], [0, 1], color="tab:gray", linestyle="--", linewidth=1, label="as promised")
-    for name, data in measured.items():
-        points = [pair for pair in zip(data.predicted, data.observed, strict=True) if None not in pair]
+    for (name, data), colour in zip(measured.items(), cycle(_COLOURS), strict=False):
+        bins = zip(data.predicted, data.observed, data.counts, strict=True)
+        points = [(x, y, "none" if count < _FEW else colour) for x, y, count in bins if x is not None]
         label = f"{name} (error {data.expected_calibration_error:.3f})"
-        curves.plot([x for x, _ in points], [y for _, y in points], marker="o", label=label)
-        sizes.stairs(data.counts, data.edges, label=name)
+        x, y, filled = zip(*points, strict=True) if points else ((), (), ())
+        curves.plot(x, y, color=colour, label=label)
+        curves.scatter(x, y, edgecolors=colour, facecolors=filled, zorder=3)
+        sizes.stairs(data.counts, data.edges, color=colour, label=name)
     curves.set_ylabel("share that is relevant")
-    curves.legend(fontsize=8)
+    curves.set_ylim(-0.03, 1.03)
+    curves.set_title(f"hollow: fewer than {_FEW} pairs", fontsize=8, loc="right")
+    curves.legend(fontsize=8, loc="upper left")
     sizes.set_yscale("symlog", linthresh=1)  # nearly all candidates are in the lowest bin
+    sizes.yaxis.set_major_formatter("{x:,.0f}")
     sizes.set_ylabel("pairs")
     sizes.set_xlabel("probability")
     for axes in (curves, sizes):

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank_plugins.errors import MissingExtraError
+from rerank_plugins.errors import MissingExtraError, ScoringError
+from rerank_plugins.evaluation.systems import in_input_order
 from rerank_plugins.reranker import Reranker
 from rerank_plugins.scoring.protocol import Scorer
 
@@ -69,17 +70,20 @@ class MTEBCrossEncoder:
             float64 logits, one for each pair.
 
         Raises:
-            ScoringError: If scoring fails.
+            ScoringError: If scoring fails, whatever the reranker's `on_error` says.
         """
         pairs = zip(_texts(inputs1), _texts(inputs2), strict=True)
-        logits: list[float] = []
+        logits = [np.empty(0)]
         # A query's documents come one after the other.
         for query, group in groupby(pairs, key=lambda pair: pair[0]):
             ranking = self._reranker.rank(
                 query, [document for _, document in group], top_k=None, min_score=None, scale="logit"
             )
-            logits += (ranked.score for ranked in sorted(ranking, key=lambda ranked: ranked.index))
-        return np.array(logits, dtype=np.float64)
+            if not ranking.reranked:
+                msg = f"query {query!r} was not scored: {ranking.reason}"
+                raise ScoringError(msg)
+            logits.append(in_input_order(ranking))
+        return np.concatenate(logits)
 
 
 def _texts(batches: Iterable[Mapping[str, Sequence[str]]]) -> Iterable[str]:

@@ -72,7 +72,7 @@ def _levels(axes: Any, evaluation: Evaluation) -> None:
 
 
 def _latency(evaluation: Evaluation) -> Figure | None:
-    timed = [system for system in evaluation.systems if system.cost]
+    timed = [system for system in evaluation.told_apart if system.cost]
     if not timed:
         return None
     figure, (axes,) = _figure()
@@ -97,7 +97,7 @@ def _depth(evaluation: Evaluation) -> Figure:
     figure, (axes,) = _figure()
     _levels(axes, evaluation)
     first = evaluation.first.mean[PRIMARY]
-    for system, colour in zip(evaluation.systems, cycle(_COLOURS), strict=False):
+    for system, colour in zip(evaluation.told_apart, cycle(_COLOURS), strict=False):
         changes = [d.comparison for d in system.depths]
         depths = [d.depth for d in system.depths]
         axes.plot(depths, [c.after for c in changes], "o-", color=colour, label=system.name)
@@ -111,8 +111,7 @@ def _depth(evaluation: Evaluation) -> Figure:
 
 
 def _deltas(evaluation: Evaluation) -> Figure:
-    # A fused system differs little from its own; the best one is shown in any case.
-    systems = [system for system in evaluation.systems if not system.fused or system is evaluation.best]
+    systems = evaluation.told_apart
     figure, panels = _figure(len(systems), height=2.4)
     before = evaluation.first.by_query[PRIMARY]
     for system, axes in zip(systems, panels, strict=True):

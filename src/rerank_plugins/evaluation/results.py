@@ -162,6 +162,11 @@ class Evaluation:
         """
         return best_of(self.systems)
 
+    @property
+    def told_apart(self) -> tuple[System, ...]:
+        """The systems without fused ones, which cost what their own costs; but with the best."""
+        return tuple(system for system in self.systems if not system.fused or system is self.best)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that `json.dumps` takes: everything but the logits.
 

@@ -21,6 +21,7 @@ __all__ = [
     "Progress",
     "first_stage_order",
     "given_order",
+    "in_input_order",
     "reorder",
     "score_candidates",
 ]
@@ -134,7 +135,7 @@ def score_candidates(
         rankings[topic.id] = ranking
     progress(name, len(work), len(work))
     logits = {topic.id: np.empty(0) for topic in topics}
-    logits |= {qid: _in_input_order(ranking) for qid, ranking in rankings.items()}
+    logits |= {qid: in_input_order(ranking) for qid, ranking in rankings.items()}
     orders = {
         depth: {
             topic.id: reorder(topic.candidates, logits[topic.id][:depth], reranker.settings.fusion)
@@ -168,7 +169,8 @@ def _rank(reranker: Reranker, topic: Topic, depth: int) -> Ranking:
     return ranking
 
 
-def _in_input_order(ranking: Ranking) -> NDArray[np.float64]:
+def in_input_order(ranking: Ranking) -> NDArray[np.float64]:
+    """Return the logits of a ranking that kept all documents, in the order they were given."""
     logits = np.empty(len(ranking))
     for ranked in ranking:
         logits[ranked.index] = ranked.logit

@@ -78,7 +78,7 @@ def _cost(evaluation: Evaluation) -> Table:
             *(value or "" for value in (cost.device, cost.dtype, cost.engine)),
         ]
         for system in evaluation.systems
-        if (cost := system.cost)
+        if (cost := system.cost) and not system.fused
     ]
     depth = max(system.depths[-1].depth for system in evaluation.systems)
     note = f"A query with {depth} candidates. Cut: documents not read to their end. Ties: equal logits."
@@ -97,7 +97,7 @@ def _depths(evaluation: Evaluation) -> Table:
             counts(one.comparison),
             "" if one.p50_ms is None else f"{one.p50_ms:,.1f}",
         ]
-        for system in evaluation.systems
+        for system in evaluation.told_apart
         for one in system.depths
     ]
     note = "Only the first so many candidates are reranked; the others stay below them."
@@ -114,7 +114,7 @@ def _prompts(evaluation: Evaluation) -> Table:
             f"{saving.tokens:,.0f}",
             *_needed(saving.passages_after, saving.tokens_after, saving.saved),
         ]
-        for system in evaluation.systems
+        for system in evaluation.told_apart
         for saving in system.savings
     ]
     who = "contains a short answer" if evaluation.rag == "answers" else "is relevant"

@@ -41,8 +41,7 @@ def _span(weights: Sequence[float]) -> str:
 
 
 def _calibration(evaluation: Evaluation) -> Table:
-    columns = ["", "temperature", "offset", "error", "calibrated", "Brier", "calibrated", "min_score"]
-    columns += ["precision", f"{evaluation.confidence:.0%} interval", "recall", "kept a query"]
+    columns = ["", "temperature", "offset", "error", "calibrated", "Brier score", "calibrated"]
     rows = [
         [
             system.name,
@@ -52,8 +51,24 @@ def _calibration(evaluation: Evaluation) -> Table:
             f"{found.calibrated.ece:.4f}",
             f"{found.sigmoid.brier:.4f}",
             f"{found.calibrated.brier:.4f}",
+        ]
+        for system, found in _calibrated(evaluation)
+    ]
+    note = (
+        "Error: expected calibration error, of the sigmoid and calibrated. Temperature and offset are of all "
+        f"queries; the calibrated figures are cross-fitted: each of {FOLDS} parts by what the others gave."
+    )
+    return Table("Calibrated scores", columns, rows, note)
+
+
+def _threshold(evaluation: Evaluation) -> Table:
+    interval = f"{evaluation.confidence:.0%} interval"
+    columns = ["", "min_score", "precision", interval, "recall", "kept a query"]
+    rows = [
+        [
+            system.name,
             min_score_text(found.threshold),
-            "" if found.precision is None else f"{found.precision:.1%}",
+            "nothing kept" if found.precision is None else f"{found.precision:.1%}",
             "" if found.low is None else f"{found.low:.1%} to {found.high:.1%}",
             f"{found.recall:.1%}",
             f"{found.kept:.2f}",
@@ -62,11 +77,10 @@ def _calibration(evaluation: Evaluation) -> Table:
     ]
     wanted = next((found.wanted for _, found in _calibrated(evaluation)), 0)
     note = (
-        "Error: expected calibration error, of the sigmoid and calibrated. min_score: the lowest calibrated "
-        f"score from which {wanted:.0%} of all pairs here are relevant. It, temperature, offset are of all "
-        f"queries; the other figures are cross-fitted: each of {FOLDS} parts by what the others gave."
+        f"min_score: the lowest calibrated score from which {wanted:.0%} of all pairs here are relevant. The "
+        "other figures are cross-fitted."
     )
-    return Table("Calibrated scores and a threshold", columns, rows, note)
+    return Table(f"A threshold for a precision of {wanted:.0%}", columns, rows, note)
 
 
 def min_score_text(threshold: Threshold) -> str:
@@ -107,4 +121,4 @@ def _calibrated(evaluation: Evaluation) -> list[tuple[System, Calibrated]]:
     return [(system, system.calibrated) for system in evaluation.systems if system.calibrated]
 
 
-CHOSEN = (_fusion, _calibration, _refusals)
+CHOSEN = (_fusion, _calibration, _threshold, _refusals)

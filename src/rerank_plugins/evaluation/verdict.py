@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+from rerank_plugins.evaluation.calibrated import Refusals
 from rerank_plugins.evaluation.measures import PRIMARY
 from rerank_plugins.evaluation.results import AtDepth, Evaluation, System
 from rerank_plugins.evaluation.statistics import Comparison
@@ -145,6 +146,18 @@ def _calibration(evaluation: Evaluation) -> Iterator[str]:
             f"{found.recall:.0%} of what is relevant is kept. The probabilities are off by "
             f"{found.calibrated.ece:.3f} on average ({found.sigmoid.ece:.3f} before)."
         )
+        made = found.refusals
+        yield (
+            f"Where it keeps nothing, the answer is that none of these answers: wrong for {made.refused} of "
+            f"{made.answerable} queries that have a relevant candidate; right for {made.emptied_refused} of "
+            f"them once those are taken away{_without(made)}."
+        )
+
+
+def _without(made: Refusals) -> str:
+    if not made.unanswerable:
+        return ""
+    return f", and for {made.rightly_refused} of {made.unanswerable} that have none"
 
 
 def _others(evaluation: Evaluation, best: System) -> Iterator[str]:
