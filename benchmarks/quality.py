@@ -3,8 +3,8 @@
     python benchmarks/quality.py --data ../shared/data --reports reports
 
 The data is NIST's judgements with BM25's hits and a BEIR folder (see training/README.md). Each set's figures
-go into benchmarks/results/quality.json, where those of other sets stay; benchmarks/render.py makes the tables of
-docs/evaluation.md from it. SciFact has 30,000 long pairs, which take half an hour of two cores.
+go into benchmarks/results/quality.json, where those of other sets stay; benchmarks/render.py makes the tables
+of docs/evaluation.md from it. SciFact has 30,000 long pairs, which take half an hour of two cores.
 """
 
 import json

@@ -10,6 +10,7 @@ from rerank_plugins.evaluation import rag
 from rerank_plugins.evaluation.contest import Contest
 from rerank_plugins.evaluation.fused import Wanted, check_wanted
 from rerank_plugins.evaluation.results import Evaluation, System, best_of
+from rerank_plugins.evaluation.statistics import check_statistics
 from rerank_plugins.evaluation.systems import Pass, Progress, given_order, score_candidates
 from rerank_plugins.evaluation.topics import Topic, Topics
 from rerank_plugins.machine import machine
@@ -77,6 +78,7 @@ def evaluate(
     if not 0 <= precision <= 1:
         msg = f"precision must be from 0 to 1, but got {precision!r}"
         raise InvalidInputError(msg)
+    check_statistics(confidence, resamples)
     judged, judged_by = _judged(topics)
     wanted = check_wanted(fusions, judged)
     unanswerable = [topic for topic in topics if topic.unanswerable]

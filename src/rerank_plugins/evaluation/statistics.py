@@ -14,7 +14,7 @@ try:
 except ImportError as error:
     raise missing("scipy", error) from error
 
-__all__ = ["Comparison", "compare", "ratio_interval"]
+__all__ = ["Comparison", "check_statistics", "compare", "ratio_interval"]
 
 _VALUES_AT_ONCE = 4_000_000  # bounds memory: resamples times queries held at a time
 
@@ -57,6 +57,13 @@ class Comparison:
         return self.high is not None and self.high < 0
 
 
+def check_statistics(confidence: float, resamples: int) -> None:
+    """Raise if these cannot be what they should be."""
+    if not 0 < confidence < 1 or resamples < 100:
+        msg = f"confidence must be in (0, 1) and resamples >= 100, but got {confidence} and {resamples}"
+        raise InvalidInputError(msg)
+
+
 def compare(
     before: NDArray[np.float64],
     after: NDArray[np.float64],
@@ -83,9 +90,7 @@ def compare(
     if before.shape != after.shape or before.ndim != 1 or not len(before):
         msg = f"before and after must have one value a query each, but got {before.shape} and {after.shape}"
         raise InvalidInputError(msg)
-    if not 0 < confidence < 1 or resamples < 100:
-        msg = f"confidence must be in (0, 1) and resamples >= 100, but got {confidence} and {resamples}"
-        raise InvalidInputError(msg)
+    check_statistics(confidence, resamples)
     # Away with the last digits' noise, so that 0.3 - 0.1 and 0.2 do not count as a win.
     deltas = np.round(after - before, 12)
     low, high, p_value = _uncertainty(deltas, confidence, resamples, seed)
