@@ -97,9 +97,10 @@ def with_candidates(topics: Topics, first_stage: str | None, depth: int) -> Topi
         first_stage = "bm25s" if topics.first_stage is None else "given"
     if first_stage == "given":
         return topics
-    if ":" not in first_stage:
-        return retrieve(topics, first_stage, depth=depth)
-    return retrieve(topics, _import(first_stage), depth=depth, name=first_stage)
+    with _progress() as progress:
+        if ":" not in first_stage:
+            return retrieve(topics, first_stage, depth=depth, progress=progress)
+        return retrieve(topics, _import(first_stage), depth=depth, name=first_stage, progress=progress)
 
 
 def _import(name: str) -> Any:
