@@ -1,4 +1,4 @@
-"""Write the measured tables into README.md and docs/performance.md from benchmarks/results, none by hand.
+"""Write the measured tables into README.md and docs/ from benchmarks/results, none by hand.
 
 python benchmarks/render.py [--check]
 """
@@ -13,7 +13,10 @@ from typing import Annotated, Any
 import typer
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "scale-out.md")
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("performance", "evaluation", "scale-out")),
+)
 RESULTS = Path(__file__).parent / "results"
 
 Rows = list[dict[str, Any]]
@@ -259,6 +262,57 @@ def serving(name: str) -> str:
     return f"{said}\n\n{table(head, lines)}\n\n{checked}"
 
 
+SETS = {"dl19": "TREC DL 2019", "dl21": "TREC DL 2021", "scifact": "BEIR SciFact"}
+
+
+def quality(name: str) -> str:
+    """Return nDCG@10 of each set before and after, alone and fused."""
+    rows = [
+        [
+            f"{SETS[key]}, {row['queries']} queries, {row['depth']} deep",
+            f"{row['first']['nDCG@10']:.4f}",
+            f"{row['alone']['mean']['nDCG@10']:.4f}",
+            _interval(row["alone"]["against_first"]),
+            f"{row['rrf']['mean']['nDCG@10']:.4f}",
+            f"{row['fitted']['mean']['nDCG@10']:.4f} ({row['fitted']['fusion']})",
+            _interval(row["fitted"]["against_alone"]),
+            f"{row['best_possible']['nDCG@10']:.4f}",
+        ]
+        for key, row in _sets(name)
+    ]
+    head = ["nDCG@10", "BM25", "reranked", "difference, 95% interval", "with rrf", "with a fitted weight"]
+    head += ["against reranked, 95% interval", "best possible order"]
+    return table(head, rows)
+
+
+def calibration(name: str) -> str:
+    """Return what calibration and a threshold do on each set."""
+    rows = [
+        [
+            SETS[key],
+            f"{found['error_before']:.3f}",
+            f"{found['error_after']:.3f}",
+            f"{found['wanted']:.0%}",
+            "" if found["precision"] is None else f"{found['precision']:.0%}",
+            "{:.0%} to {:.0%}".format(*found["precision_interval"]) if found["precision_interval"][0] else "",
+            f"{found['recall']:.0%}",
+        ]
+        for key, row in _sets(name)
+        if (found := row["calibrated"])
+    ]
+    head = ["", "error of the sigmoid", "calibrated", "precision wanted", "had", "95% interval", "recall"]
+    return table(head, rows)
+
+
+def _sets(name: str) -> Iterable[tuple[str, dict[str, Any]]]:
+    found = read(name)
+    return ((key, found[key]) for key in SETS if key in found)
+
+
+def _interval(change: dict[str, float]) -> str:
+    return f"{change['delta']:+.3f} ({change['low']:+.3f} to {change['high']:+.3f})"
+
+
 BLOCKS: dict[str, Callable[..., str]] = {
     "summary": summary,
     "headline": headline,
@@ -269,6 +323,8 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "labelling": labelling,
     "sizing": sizing,
     "serving": serving,
+    "quality": quality,
+    "calibration": calibration,
 }
 
 

@@ -3,7 +3,7 @@
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ __all__ = [
     "read_hits",
     "read_line",
     "read_texts",
+    "unique_texts",
 ]
 
 _TEXT_KEYS = ("text", "content", "contents", "passage", "page_content")
@@ -115,21 +116,22 @@ def _is_json_string(line: str) -> bool:
         return False
 
 
-def read_line(line: str, place: str, number: str, form: InputFormat) -> tuple[str, str]:
-    """Return (id, text) of one passage; the id is the line's number where it has none.
+def read_line(line: str, place: str, number: str, form: InputFormat) -> tuple[str, str, float | None]:
+    """Return (id, text, score) of one passage; the id is the line's number where it has none.
 
     Raises:
         InvalidInputError: If it is not of that format; `place` names it.
     """
     if form is InputFormat.lines:
-        return number, line
+        return number, line, None
     if form is InputFormat.tsv:
         docid, tab, text = line.partition("\t")
         if not tab:
             msg = f"{place} must be 'id<TAB>text', but got {shorten(line)}"
             raise InvalidInputError(msg)
-        return docid, text
-    return _read_row(parse_json(line, place), place, number)
+        return docid, text, None
+    row = parse_json(line, place)
+    return *_read_row(row, place, number), _score(first_of(row, ("score",)))
 
 
 def _read_row(row: Any, place: str, number: str) -> tuple[str, str]:
@@ -172,7 +174,22 @@ def read_texts(path: Path) -> Iterator[tuple[str, str]]:
     text = read_file(path)
     form = guess_format(str(path), text)
     for number, line in numbered_lines(text):
-        yield read_line(line, f"{path}:{number}", str(number), form)
+        docid, passage, _ = read_line(line, f"{path}:{number}", str(number), form)
+        yield docid, passage
+
+
+def unique_texts(rows: Iterable[tuple[str, str]], place: str | Path) -> dict[str, str]:
+    """Return texts by id.
+
+    Raises:
+        InvalidInputError: If an id has two texts.
+    """
+    texts: dict[str, str] = {}
+    for docid, text in rows:
+        if texts.setdefault(docid, text) != text:
+            msg = f"{place} must have one text for each id, but has two for {docid!r}"
+            raise InvalidInputError(msg)
+    return texts
 
 
 def read_hits(name: str, text: str) -> Iterator[Hits]:

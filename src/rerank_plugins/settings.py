@@ -26,6 +26,7 @@ __all__ = [
     "RerankSettings",
     "Scale",
     "ScorerSettings",
+    "check_fusion",
     "describe",
 ]
 
@@ -46,8 +47,12 @@ def _not_nan(value: float) -> float:
     return value
 
 
-def _check_fusion(value: Any) -> Any:
-    """Return None, "rrf" or a weight; one message for what is none of them."""
+def check_fusion(value: Any) -> Any:
+    """Return None, `"rrf"` or a weight.
+
+    Raises:
+        InvalidInputError: If it is none of them.
+    """
     if value is None or value == "rrf":
         return value
     try:
@@ -62,7 +67,7 @@ def _check_fusion(value: Any) -> Any:
 
 
 # Reciprocal rank fusion, or the weight of the cross-encoder.
-Fusion = Annotated[Literal["rrf"] | float, BeforeValidator(_check_fusion)]
+Fusion = Annotated[Literal["rrf"] | float, BeforeValidator(check_fusion)]
 
 
 def _read_calibration(value: Any) -> Any:

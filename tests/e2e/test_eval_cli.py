@@ -12,6 +12,7 @@ from ir_measures import nDCG
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
+from rerank_plugins import Calibration
 from rerank_plugins.cli.app import app
 from rerank_plugins.errors import InvalidInputError, MissingExtraError
 from rerank_plugins.evaluation import load_jsonl
@@ -96,6 +97,9 @@ def test_a_retriever_of_your_own_module(tmp_path: Path, monkeypatch: pytest.Monk
         (["demo", "--qrels", "{hits}"], "--qrels has no use for a source of format demo"),
         (["demo", "--first-stage", "given"], "call retrieve first"),
         (["demo", "--confidence", "95"], "confidence must be"),
+        (["demo", "--fusion", "sum"], "fusion must be"),
+        (["demo", "--fusion", "1.5"], "fusion must be"),
+        (["demo", "--fusion", "fit", "--limit", "1"], "at least 2 queries"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, arguments: list[str], message: str) -> None:
@@ -115,17 +119,54 @@ def test_a_dataset_id_without_ir_datasets_names_it(monkeypatch: pytest.MonkeyPat
 
 def test_the_page_says_what_the_command_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
-    (command,) = re.findall(r"```sh\n(.*?)\n```", page, flags=re.DOTALL)
-    name, subcommand, *arguments = shlex.split(command)
-    assert (name, subcommand) == ("rerank-plugins", "eval")
+    commands = re.findall(r"^rerank-plugins (\w+) (.*)$", page, flags=re.MULTILINE)
+    offline = [arguments for name, arguments in commands if name == "eval" and arguments.startswith("demo")]
+    assert len(offline) == 2
     monkeypatch.chdir(tmp_path)
-    shown(*arguments)
+    for arguments in offline:
+        shown(*shlex.split(arguments))
     assert (tmp_path / "report" / "report.html").exists()
     (line,) = re.findall(r"```json\n(.*?)\n```", page, flags=re.DOTALL)
     (tmp_path / "own.jsonl").write_text(line)
     assert load_jsonl(tmp_path / "own.jsonl")[0].answers == ("Goethe",)
-    known = {option for p in get_command(app).commands["eval"].params for option in p.opts}  # type: ignore[attr-defined]
-    assert set(re.findall(r"--[a-z][a-z-]+", page)) <= known
+    of_command = get_command(app).commands  # type: ignore[attr-defined]
+    known = {option for name in ("eval", "rank") for p in of_command[name].params for option in p.opts}
+    assert set(re.findall(r"--[a-z][a-z-]+", page)) <= known | {"--data"}
+
+
+def test_fusion_and_calibration_and_what_comes_of_them(tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    text = shown(
+        *("demo", "-m", "bundled", "--depth", "20", "--fusion", "fit", "--fusion", "0.5", "-o", str(out)),
+        *("--calibrate", "--precision", "0.5"),
+    )
+    report = json.loads((out / "report.json").read_text())
+    names = ["bundled", "bundled + rrf", "bundled + fitted fusion", "bundled + fusion 0.5"]
+    assert [system["name"] for system in report["systems"]] == names
+    assert str(report["systems"][2]["fused"]["fusion"]) in text
+    for title in ("Fused with the first stage", "Calibrated scores", "A threshold for a precision of 50%"):
+        assert title in text
+        assert title in (out / "report.html").read_text()
+    calibration = Calibration.load(out / "calibration.json")
+    assert (calibration.model, calibration.data) == ("bundled", "demo")
+    command = ["rank", "-q", "who wrote Faust?", "-m", "bundled", "--to", "jsonl", "--device", "cpu"]
+    command += ["--scale", "calibrated", "--calibration", str(out / "calibration.json")]
+    done = CliRunner().invoke(app, command, input="Goethe wrote Faust.")
+    row = json.loads(done.stdout)
+    assert row["score"] == pytest.approx(float(calibration.apply(row["logit"])))
+
+
+def test_windows_are_as_long_as_asked(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text(json.dumps({"query": "q", "documents": ["word " * 900, "x"], "relevant": [1]}))
+    cut, read = (
+        json.loads(shown(str(path), "-m", "bundled", "--json", *options))["systems"][0]["cost"]["truncated"]
+        for options in (
+            (),
+            ("--long-documents", "max_passage", "--passage-tokens", "100", "--max-passages", "100"),
+        )
+    )
+    assert (cut, read) == (0.5, 0)
 
 
 @pytest.mark.shared_data

@@ -111,7 +111,7 @@ def test_a_run_is_read_by_rank_not_by_line(tmp_path: Path) -> None:
     (tmp_path / "p.tsv").write_text("a\tA\nb\tB\n")
     (tmp_path / "r.run").write_text("1 Q0 b 2 0.1 x\n1 Q0 a 1 0.2 x\n")
     topics = read_run(tmp_path / "q.jsonl", tmp_path / "p.tsv", tmp_path / "r.run")
-    assert topics == [Topic("1", "q", [("a", "A"), ("b", "B")])]
+    assert topics == [Topic("1", "q", [("a", "A"), ("b", "B")], [0.2, 0.1])]
 
 
 def ranking_of(logits: list[float | None]) -> Ranking:

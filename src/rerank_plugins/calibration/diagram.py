@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Reliability", "plot_reliability", "reliability"]
+
+_FEW = 10  # pairs that say little of a share
+_COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
 
 
 @dataclass(frozen=True)
@@ -93,14 +97,20 @@ def plot_reliability(measured: Mapping[str, Reliability]) -> "Figure":
     figure = Figure(figsize=(5, 6), layout="constrained")
     curves, sizes = figure.subplots(2, sharex=True, height_ratios=(3, 1))
     curves.plot([0, 1], [0, 1], color="tab:gray", linestyle="--", linewidth=1, label="as promised")
-    for name, data in measured.items():
-        points = [pair for pair in zip(data.predicted, data.observed, strict=True) if None not in pair]
+    for (name, data), colour in zip(measured.items(), cycle(_COLOURS), strict=False):
+        bins = [one for one in zip(data.predicted, data.observed, data.counts, strict=True) if one[2]]
+        sure = [(x, y) for x, y, count in bins if count >= _FEW]
+        unsure = [(x, y) for x, y, count in bins if count < _FEW]
         label = f"{name} (error {data.expected_calibration_error:.3f})"
-        curves.plot([x for x, _ in points], [y for _, y in points], marker="o", label=label)
-        sizes.stairs(data.counts, data.edges, label=name)
+        curves.plot([x for x, _ in sure], [y for _, y in sure], "o-", color=colour, label=label)
+        curves.plot([x for x, _ in unsure], [y for _, y in unsure], "o", color=colour, markerfacecolor="none")
+        sizes.stairs(data.counts, data.edges, color=colour, label=name)
     curves.set_ylabel("share that is relevant")
-    curves.legend(fontsize=8)
+    curves.set_ylim(-0.03, 1.03)
+    curves.plot([], [], "o", color="tab:gray", markerfacecolor="none", label=f"fewer than {_FEW} pairs")
+    figure.legend(*curves.get_legend_handles_labels(), fontsize=8, loc="outside upper left", ncols=2)
     sizes.set_yscale("symlog", linthresh=1)  # nearly all candidates are in the lowest bin
+    sizes.yaxis.set_major_formatter("{x:,.0f}")
     sizes.set_ylabel("pairs")
     sizes.set_xlabel("probability")
     for axes in (curves, sizes):

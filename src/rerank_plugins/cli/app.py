@@ -38,6 +38,9 @@ MaxLength = Annotated[int | None, typer.Option(help="Tokens of a pair.")]
 LongDocuments = Annotated[
     str | None, typer.Option(help="truncate, or max_passage: read in windows, the best one counts.")
 ]
+PassageTokens = Annotated[
+    int | None, typer.Option(help="Tokens of a window with max_passage; default: what fits.")
+]
 MaxPassages = Annotated[int | None, typer.Option(help="Windows to read of a document with max_passage.")]
 Url = Annotated[
     str | None, typer.Option(help="Rerank server to ask instead; --model is then the name to ask it for.")
@@ -83,7 +86,10 @@ def rank(
     min_score: Annotated[float | None, typer.Option(help="Lowest score to keep, inclusive.")] = None,
     scale: Annotated[str | None, typer.Option(help="probability, logit or calibrated.")] = None,
     calibration: Annotated[Path | None, typer.Option(help="File for --scale calibrated.")] = None,
-    fusion: Annotated[str | None, typer.Option(help="rrf: the order of the input counts too.")] = None,
+    fusion: Annotated[
+        str | None,
+        typer.Option(help="rrf, or the reranker's weight, 0 to 1: the input's order or scores count too."),
+    ] = None,
     model: Model = None,
     url: Url = None,
     dialect: Dialect = None,
@@ -93,9 +99,7 @@ def rank(
     engine: Engine = None,
     max_length: MaxLength = None,
     long_documents: LongDocuments = None,
-    passage_tokens: Annotated[
-        int | None, typer.Option(help="Tokens of a window with max_passage; default: what fits.")
-    ] = None,
+    passage_tokens: PassageTokens = None,
     max_passages: MaxPassages = None,
     local_files_only: Offline = False,
 ) -> None:
@@ -356,6 +360,19 @@ def evaluate(
     relevant_from: Annotated[
         int, typer.Option(min=1, help="Lowest grade that counts as relevant in binary measures.")
     ] = 1,
+    fusion: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Measure fused with the first stage, too: rrf, the reranker's weight from 0 to 1, or fit to "
+            "choose one; repeatable."
+        ),
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Fit probabilities and a threshold to the judgements.")
+    ] = False,
+    precision: Annotated[
+        float, typer.Option(min=0, max=1, help="Of what the threshold keeps, with --calibrate.")
+    ] = 0.9,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N queries.")] = None,
     confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
     output: Annotated[
@@ -368,6 +385,7 @@ def evaluate(
     engine: Engine = None,
     max_length: MaxLength = None,
     long_documents: LongDocuments = None,
+    passage_tokens: PassageTokens = None,
     max_passages: MaxPassages = None,
     local_files_only: Offline = False,
     as_json: AsJson = False,
@@ -383,6 +401,7 @@ def evaluate(
         "engine": engine,
         "max_length": max_length,
         "long_documents": long_documents,
+        "passage_tokens": passage_tokens,
         "max_passages": max_passages,
         "local_files_only": local_files_only or None,
         "remote": _remote(url, dialect),
@@ -392,7 +411,14 @@ def evaluate(
         models=model,
         runs=other_run or [],
         options=options,
-        arguments={"depths": depths, "relevant_from": relevant_from, "confidence": confidence},
+        arguments={
+            "depths": depths,
+            "relevant_from": relevant_from,
+            "fusions": command.fusions(fusion or ()),
+            "calibrate": calibrate,
+            "precision": precision,
+            "confidence": confidence,
+        },
         output=output,
         as_json=as_json,
     )

@@ -34,7 +34,7 @@ from rerank_plugins.evaluation.report import to_json
 from rerank_plugins.evaluation.tables import Table, facts, tables
 from rerank_plugins.settings import ScorerSettings
 
-__all__ = ["load", "run", "with_candidates"]
+__all__ = ["fusions", "load", "run", "with_candidates"]
 
 # A table of figures that is folded cannot be read; a narrow terminal wraps lines instead.
 _LEAST_WIDTH = 140
@@ -97,9 +97,10 @@ def with_candidates(topics: Topics, first_stage: str | None, depth: int) -> Topi
         first_stage = "bm25s" if topics.first_stage is None else "given"
     if first_stage == "given":
         return topics
-    if ":" not in first_stage:
-        return retrieve(topics, first_stage, depth=depth)
-    return retrieve(topics, _import(first_stage), depth=depth, name=first_stage)
+    with _progress() as progress:
+        if ":" not in first_stage:
+            return retrieve(topics, first_stage, depth=depth, progress=progress)
+        return retrieve(topics, _import(first_stage), depth=depth, name=first_stage, progress=progress)
 
 
 def _import(name: str) -> Any:
@@ -112,6 +113,11 @@ def _import(name: str) -> Any:
         raise InvalidInputError(msg) from error
     finally:
         sys.path.pop(0)
+
+
+def fusions(given: Sequence[str]) -> list[str]:
+    """Return what to measure: a weight that is fitted is seen best beside `"rrf"`, which needs no fit."""
+    return ["rrf", *given] if "fit" in given else list(given)
 
 
 def run(

@@ -1,7 +1,8 @@
 """Read passages, queries and TREC runs into topics: a query with its candidates."""
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rerank_plugins.errors import InvalidInputError
@@ -14,6 +15,7 @@ from rerank_plugins.files import (
     read_hits,
     read_line,
     read_texts,
+    unique_texts,
 )
 from rerank_plugins.inputs import shorten
 
@@ -28,11 +30,20 @@ class Topic:
         id: Id of the query; None if it came by itself.
         query: Its text.
         documents: (id, text) of each candidate.
+        scores: The first stage's score of each, None where it has none; empty if none has one.
     """
 
     id: str | None
     query: str
     documents: list[tuple[str, str]]
+    scores: list[float | None] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, qid: str | None, query: str, rows: Sequence[tuple[str, str, float | None]]) -> "Topic":
+        """Make one of (id, text, score) of each candidate."""
+        scores = [score for *_, score in rows]
+        known = any(score is not None for score in scores)
+        return cls(qid, query, [(docid, text) for docid, text, _ in rows], scores if known else [])
 
 
 def read_topics(path: Path | None, query: str | None, form: InputFormat) -> list[Topic]:
@@ -46,17 +57,20 @@ def read_topics(path: Path | None, query: str | None, form: InputFormat) -> list
     if form is InputFormat.auto:
         form = guess_format(name, text)
     if form is InputFormat.hits:
-        topics = [Topic(hits.id, hits.query, hits.documents) for hits in read_hits(name, text)]
+        topics = [
+            Topic.of(
+                hits.id, hits.query, [(*pair, s) for pair, s in zip(hits.documents, hits.scores, strict=True)]
+            )
+            for hits in read_hits(name, text)
+        ]
         if query is not None:
             msg = f"--query must be left out, but got {shorten(query)}: {name} brings its own queries"
             raise InvalidInputError(msg)
         return topics
     if query is None:
         raise InvalidInputError("a query must be given with --query for passages of this format")
-    documents = [
-        read_line(line, f"{name}:{number}", str(number), form) for number, line in numbered_lines(text)
-    ]
-    return [Topic(None, query, documents)]
+    rows = [read_line(line, f"{name}:{number}", str(number), form) for number, line in numbered_lines(text)]
+    return [Topic.of(None, query, rows)]
 
 
 def read_run(queries: Path | None, passages: Path | None, run: Path | None) -> list[Topic]:
@@ -67,21 +81,26 @@ def read_run(queries: Path | None, passages: Path | None, run: Path | None) -> l
     """
     if queries is None or passages is None or run is None:
         raise InvalidInputError("a run needs all three of --queries, --passages and --run")
-    query_texts = dict(read_texts(queries))
-    passage_texts = dict(read_texts(passages))
-    topics: dict[str, list[tuple[int, str]]] = {}
+    query_texts = unique_texts(read_texts(queries), queries)
+    passage_texts = unique_texts(read_texts(passages), passages)
+    topics: dict[str, list[tuple[int, str, float]]] = {}
     for number, line in numbered_lines(read_file(run)):
-        fields = line.split()
-        if len(fields) != 6 or not fields[3].isdigit():
+        try:
+            qid, _, docid, rank, score, _ = line.split()
+            found = int(rank), docid, float(score)
+        except ValueError:
             msg = f"{run}:{number} must be 'qid Q0 docid rank score tag', but got {shorten(line)}"
-            raise InvalidInputError(msg)
-        qid, _, docid, rank, _, _ = fields
+            raise InvalidInputError(msg) from None
         for known, key, file in ((query_texts, qid, queries), (passage_texts, docid, passages)):
             if key not in known:
                 msg = f"{run}:{number} names {key!r}, which must have a text in {file}, but has none"
                 raise InvalidInputError(msg)
-        topics.setdefault(qid, []).append((int(rank), docid))
+        topics.setdefault(qid, []).append(found)
     return [
-        Topic(qid, query_texts[qid], [(docid, passage_texts[docid]) for _, docid in sorted(ranked)])
+        Topic.of(
+            qid,
+            query_texts[qid],
+            [(docid, passage_texts[docid], score) for _, docid, score in sorted(ranked)],
+        )
         for qid, ranked in topics.items()
     ]

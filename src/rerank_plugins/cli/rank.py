@@ -37,7 +37,8 @@ def rerank_topics(
     lazy = lazy_reranker(scorer_options | rerank_options)
     with lazy.get() as reranker, _open(output) as file:
         for topic in _with_progress(topics):
-            ranking = reranker.rank(topic.query, [text for _, text in topic.documents])
+            texts = [text for _, text in topic.documents]
+            ranking = reranker.rank(topic.query, texts, first_stage=topic.scores or None)
             if to is OutputFormat.table:
                 show_table(topic, ranking, Console(file=file))
             else:

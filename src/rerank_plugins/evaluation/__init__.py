@@ -12,8 +12,10 @@ Example:
     True
 """
 
+from rerank_plugins.evaluation.calibrated import Calibrated, calibrate
 from rerank_plugins.evaluation.datasets import load_ir_dataset
 from rerank_plugins.evaluation.first_stage import retrieve
+from rerank_plugins.evaluation.fused import Fused
 from rerank_plugins.evaluation.load import load_beir, load_demo, load_hits, load_run, read_run
 from rerank_plugins.evaluation.measures import Measured, measure_run
 from rerank_plugins.evaluation.own import load_jsonl
@@ -26,13 +28,16 @@ from rerank_plugins.evaluation.topics import Candidate, Topic, Topics
 from rerank_plugins.evaluation.verdict import verdict
 
 __all__ = [
+    "Calibrated",
     "Candidate",
     "Comparison",
     "Evaluation",
+    "Fused",
     "Measured",
     "System",
     "Topic",
     "Topics",
+    "calibrate",
     "compare",
     "count_words",
     "evaluate",

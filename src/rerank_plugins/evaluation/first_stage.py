@@ -11,6 +11,7 @@ from rerank_plugins.inputs import shorten
 
 __all__ = ["retrieve"]
 
+_STOP_WORDS = "english_plus"
 _ID_KEYS = ("id", "_id", "doc_id", "docid", "document_id", "source_id")
 
 
@@ -31,13 +32,15 @@ def retrieve(
     depth: int = 100,
     id_key: str | None = None,
     name: str | None = None,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Topics:
     """Give each query its candidates.
 
     Args:
         topics: The queries; `"bm25s"` also needs their corpus.
-        retriever: `"bm25s"` (its defaults: Lucene's BM25 with k1 1.5 and b 0.75, English stop words, no
-            stemming; documents that share no word with the query are not retrieved). Or a LangChain
+        retriever: `"bm25s"` (its defaults: Lucene's BM25 with k1 1.5 and b 0.75, no stemming; with the
+            longer of its lists of English stop words, which has those of questions, such as "what" and
+            "does"; documents that share no other word with the query are not retrieved). Or a LangChain
             retriever (`.invoke(query)`), a LlamaIndex retriever (`.retrieve(query)`), a Haystack retriever
             component (`.run(query=...)`). Or a function from a query to such documents, or to (id, text).
         depth: Candidates a query at most; a framework's retriever has its own setting, which may be less.
@@ -45,6 +48,7 @@ def retrieve(
             if the judgements or the corpus know it, else that of the document it is a chunk of, else one
             under a usual key (`id`, `doc_id`, ...), else that of the corpus's document with the same text.
         name: The first stage's name in reports. None: `"BM25 (bm25s)"`, or the retriever's type.
+        progress: Called with (name, done, total).
 
     Returns:
         The topics with candidates, best first.
@@ -61,11 +65,18 @@ def retrieve(
         if retriever != "bm25s":
             msg = f'a retriever must be "bm25s" or an object that retrieves, but got {retriever!r}'
             raise InvalidInputError(msg)
-        return _with(topics, _bm25s(topics, depth), name or "BM25 (bm25s)")
+        name = name or "BM25 (bm25s)"
+        progress(name, 0, 1)
+        made = _with(topics, _bm25s(topics, depth), name)
+        progress(name, 1, 1)
+        return made
     search, resolve = _searcher(retriever), _Resolver(topics, id_key)
-    found = [[resolve(_read(document)) for document in list(search(t.query))[:depth]] for t in topics]
+    name, found = name or type(retriever).__name__, []
+    for done, topic in enumerate(topics, start=1):
+        found.append([resolve(_read(document)) for document in list(search(topic.query))[:depth]])
+        progress(name, done, len(topics))
     resolve.check(found)
-    return _with(topics, found, name or type(retriever).__name__)
+    return _with(topics, found, name)
 
 
 def _with(topics: Topics, found: Sequence[Sequence[Candidate]], name: str) -> Topics:
@@ -85,8 +96,8 @@ def _bm25s(topics: Topics, depth: int) -> list[list[Candidate]]:
         raise InvalidInputError(msg)
     ids, texts = list(topics.corpus), list(topics.corpus.values())
     index = bm25s.BM25()
-    index.index(bm25s.tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
-    queries = bm25s.tokenize([topic.query for topic in topics], stopwords="en", show_progress=False)
+    index.index(bm25s.tokenize(texts, stopwords=_STOP_WORDS, show_progress=False), show_progress=False)
+    queries = bm25s.tokenize([topic.query for topic in topics], stopwords=_STOP_WORDS, show_progress=False)
     found, scores = index.retrieve(queries, k=min(depth, len(ids)), show_progress=False)
     return [
         [

@@ -23,8 +23,8 @@ def load_jsonl(path: Path | str) -> Topics:
             `documents` are what the first stage found, best first: texts, or objects with `text` and,
             optionally, `id` and `score`; a document without id has its position, from 0, as its id.
             `relevant` holds ids or positions of right documents, or is an object of id and grade.
-            `answers` holds short right answers. One of `relevant` and `answers` is needed, though it may
-            be empty: `evaluate` leaves such a query out. `id` is not needed.
+            `answers` holds short right answers. One of `relevant` and `answers` is needed; if what there
+            is of them is empty, nothing answers the query (see `Topic.unanswerable`). `id` is not needed.
 
     Raises:
         InvalidInputError: If a line is not that.
@@ -50,7 +50,14 @@ def _read_own(row: Any, place: str, number: str) -> Topic:
         raise InvalidInputError(msg)
     candidates = tuple(_own_document(one, place, i) for i, one in enumerate(documents))
     grades = _own_grades(row.get("relevant") or [], candidates, place)
-    return Topic(str(row.get("id", number)), query, candidates, grades, tuple(answers or ()))
+    return Topic(
+        id=str(row.get("id", number)),
+        query=query,
+        candidates=candidates,
+        grades=grades,
+        answers=tuple(answers or ()),
+        unanswerable=not grades and not answers,
+    )
 
 
 def _own_document(one: Any, place: str, position: int) -> Candidate:

@@ -3,12 +3,14 @@
 import io
 import re
 from collections.abc import Callable
+from functools import partial
 from itertools import cycle
 from typing import Any
 
+from rerank_plugins.calibration import plot_reliability
 from rerank_plugins.evaluation.extra import missing
 from rerank_plugins.evaluation.measures import PRIMARY
-from rerank_plugins.evaluation.results import Evaluation, Histogram
+from rerank_plugins.evaluation.results import Evaluation, Histogram, System
 
 try:
     import matplotlib as mpl
@@ -25,13 +27,17 @@ _GREY = "#666666"
 
 
 def plots(evaluation: Evaluation) -> dict[str, str]:
-    """Return SVG by title: quality against latency and depth, deltas by query, scores of both groups."""
-    drawn = {
+    """Return SVG by title: quality against latency, depth and weight; deltas, scores, reliability."""
+    calibrated = [system for system in evaluation.systems if system.calibrated]
+    drawn: dict[str, Callable[[Evaluation], Figure | None]] = {
         f"Quality against latency: {PRIMARY} and median ms a query": _latency,
         f"Quality against depth: {PRIMARY} by candidates reranked": _depth,
         f"By query: change of {PRIMARY}": _deltas,
         "Scores of relevant documents and of the others": _scores,
+        f"Fusion with the first stage: {PRIMARY} by weight of the reranker": _weights,
     }
+    for system in calibrated:
+        drawn[f"Do probabilities hold? {system.name}"] = partial(_reliability, system)
     return {title: svg for title, draw in drawn.items() if (svg := _svg(title, draw, evaluation))}
 
 
@@ -66,7 +72,7 @@ def _levels(axes: Any, evaluation: Evaluation) -> None:
 
 
 def _latency(evaluation: Evaluation) -> Figure | None:
-    timed = [system for system in evaluation.systems if system.cost]
+    timed = [system for system in evaluation.told_apart if system.cost]
     if not timed:
         return None
     figure, (axes,) = _figure()
@@ -91,7 +97,7 @@ def _depth(evaluation: Evaluation) -> Figure:
     figure, (axes,) = _figure()
     _levels(axes, evaluation)
     first = evaluation.first.mean[PRIMARY]
-    for system, colour in zip(evaluation.systems, cycle(_COLOURS), strict=False):
+    for system, colour in zip(evaluation.told_apart, cycle(_COLOURS), strict=False):
         changes = [d.comparison for d in system.depths]
         depths = [d.depth for d in system.depths]
         axes.plot(depths, [c.after for c in changes], "o-", color=colour, label=system.name)
@@ -105,9 +111,10 @@ def _depth(evaluation: Evaluation) -> Figure:
 
 
 def _deltas(evaluation: Evaluation) -> Figure:
-    figure, panels = _figure(len(evaluation.systems), height=2.4)
+    systems = evaluation.told_apart
+    figure, panels = _figure(len(systems), height=2.4)
     before = evaluation.first.by_query[PRIMARY]
-    for system, axes in zip(evaluation.systems, panels, strict=True):
+    for system, axes in zip(systems, panels, strict=True):
         after = system.measured.by_query[PRIMARY]
         deltas = sorted((after[qid] - before[qid] for qid in evaluation.queries), reverse=True)
         colours = [_COLOURS[0] if delta > 0 else _COLOURS[1] for delta in deltas]
@@ -144,3 +151,37 @@ def _histogram(axes: Any, scores: Histogram) -> None:
         total = sum(counts)
         shares = [count / total if total else 0.0 for count in counts]
         axes.stairs(shares, scores.edges, fill=True, alpha=0.45, color=colour, label=f"{name} ({total:,})")
+
+
+def _weights(evaluation: Evaluation) -> Figure | None:
+    fitted = [(system, system.fused) for system in evaluation.systems if system.fused and system.fused.curve]
+    if not fitted:
+        return None
+    figure, (axes,) = _figure()
+    for (system, fused), colour in zip(fitted, cycle(_COLOURS), strict=False):
+        weights, values = zip(*fused.curve, strict=True)
+        axes.plot(weights, values, "o-", color=colour, ms=4, label=f"{fused.of}, all queries")
+        axes.plot(
+            [fused.fusion],
+            [system.comparison.after],
+            "*",
+            color=colour,
+            ms=13,
+            label=f"{system.name}, cross-fitted",
+        )
+        rrf = [s for s in evaluation.systems if s.fused and (s.fused.of, s.fused.fusion) == (fused.of, "rrf")]
+        for one in rrf:
+            axes.axhline(one.comparison.after, color=colour, ls=":", lw=1.2, label=one.name)
+    axes.set_xlabel("weight: 0 is the first stage alone, 1 the reranker alone")
+    axes.set_ylabel(PRIMARY)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def _reliability(system: System, _: Evaluation) -> Figure | None:
+    found = system.calibrated
+    if found is None:
+        return None
+    return plot_reliability(
+        {"sigmoid": found.sigmoid.reliability, "calibrated, cross-fitted": found.calibrated.reliability}
+    )

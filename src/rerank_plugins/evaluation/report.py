@@ -1,10 +1,12 @@
 """Write an evaluation: JSON for programs, Markdown for pull requests, one HTML page for people."""
 
 import json
+import re
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
+from rerank_plugins.calibration import Calibration
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.evaluation.results import Evaluation
 from rerank_plugins.evaluation.tables import Table, facts, tables
@@ -26,14 +28,15 @@ th:first-child,td:first-child{text-align:left;white-space:normal}
 
 
 def write_report(evaluation: Evaluation, folder: Path | str) -> list[Path]:
-    """Write `report.json`, `report.md` and `report.html`.
+    """Write `report.json`, `report.md` and `report.html`, and calibrations for `scale="calibrated"`.
 
     Args:
         evaluation: What to report.
         folder: Made if it is not there; files in it of these names are replaced.
 
     Returns:
-        The three paths.
+        The paths: the three, and `calibration.json`, or `calibration-NAME.json` of each system if there
+        are several.
 
     Raises:
         InvalidInputError: If the folder cannot be written to.
@@ -47,10 +50,22 @@ def write_report(evaluation: Evaluation, folder: Path | str) -> list[Path]:
             path = Path(folder) / f"report.{suffix}"
             path.write_text(text, encoding="utf-8")
             written.append(path)
+        for name, calibration in _calibrations(evaluation).items():
+            calibration.save(Path(folder) / name)
+            written.append(Path(folder) / name)
     except OSError as error:
         msg = f"a report must go to a folder that can be written, but {folder}: {error.strerror}"
         raise InvalidInputError(msg) from error
     return written
+
+
+def _calibrations(evaluation: Evaluation) -> dict[str, Calibration]:
+    """Return calibrations by the name of their file."""
+    found = {s.name: s.calibrated.calibration for s in evaluation.systems if s.calibrated}
+    if len(found) == 1:
+        return {"calibration.json": next(iter(found.values()))}
+    plain = {name: re.sub(r"[^\w.-]+", "-", name) for name in found}
+    return {f"calibration-{plain[name]}.json": one for name, one in found.items()}
 
 
 def to_json(evaluation: Evaluation) -> str:

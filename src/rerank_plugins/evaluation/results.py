@@ -1,5 +1,6 @@
 """What an evaluation found, as plain values."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rerank_plugins.evaluation.calibrated import Calibrated
+from rerank_plugins.evaluation.fused import Fused
 from rerank_plugins.evaluation.measures import PRIMARY, Measured
 from rerank_plugins.evaluation.rag import Bearing, Saving
 from rerank_plugins.evaluation.statistics import Comparison
@@ -69,7 +72,11 @@ class System:
         cost: None for a given run.
         scores: None for a given run.
         logits: Of the candidates that were scored, in first-stage order, by query id: with the topics'
-            grades, what thresholds and calibrations are fitted to. Empty for a given run.
+            grades, what thresholds and calibrations are fitted to. Empty for a given run, and where `fused`
+            names another system, whose they are.
+        fused: If it came from another system by fusing it with the first stage.
+        calibrated: If it was calibrated.
+        not_calibrated: Why it could not be, if it should have been.
     """
 
     name: str
@@ -80,6 +87,9 @@ class System:
     cost: Cost | None
     scores: Histogram | None
     logits: dict[str, list[float]] = field(repr=False)
+    fused: Fused | None = None
+    calibrated: Calibrated | None = None
+    not_calibrated: str | None = None
 
     @property
     def measured(self) -> Measured:
@@ -93,8 +103,12 @@ class System:
 
 
 def best_of(systems: Sequence[System]) -> System:
-    """Return the reranker with the highest nDCG@10; a given run, which nobody can use, for lack of one."""
-    usable = [system for system in systems if system.cost is not None] or systems
+    """Return the reranker with the highest nDCG@10; a given run, which nobody can use, for lack of one.
+
+    A fused system counts only if these queries can tell that it is better than the reranker alone.
+    """
+    alone = [one for one in systems if one.fused is None or one.fused.comparison.better]
+    usable = [one for one in alone if one.cost is not None] or alone
     return max(usable, key=lambda system: system.measured.mean[PRIMARY])
 
 
@@ -107,6 +121,7 @@ class Evaluation:
         first_stage: Who found the candidates.
         queries: Text of each query that counts, by id.
         left_out: Queries without judgements and answers, which do not count.
+        unanswerable: Queries that nothing answers; they count in calibrations only.
         without_candidates: Queries that count, as 0, though the first stage found nothing.
         candidates: Mean candidates a query.
         relevant_from: The lowest grade that counts as relevant in measures that know yes and no.
@@ -125,6 +140,7 @@ class Evaluation:
     first_stage: str
     queries: dict[str, str]
     left_out: int
+    unanswerable: int
     without_candidates: int
     candidates: float
     relevant_from: int
@@ -140,12 +156,25 @@ class Evaluation:
 
     @property
     def best(self) -> System:
-        """The reranker with the highest nDCG@10, the first of equals; a given run for lack of one."""
+        """The reranker with the highest nDCG@10, the first of equals; a given run for lack of one.
+
+        A fused system only if it is better than the reranker alone by more than luck.
+        """
         return best_of(self.systems)
 
+    @property
+    def told_apart(self) -> tuple[System, ...]:
+        """The systems without fused ones, which cost what their own costs; but with the best."""
+        return tuple(system for system in self.systems if not system.fused or system is self.best)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values that `json.dumps` takes: everything but the logits."""
+        """Return plain values that `json.dumps` takes: everything but the logits.
+
+        JSON has no infinity: a threshold that keeps nothing has a `min_score` of None.
+        """
         values = asdict(self)
         for system in values["systems"]:
             del system["logits"]
+            if system["calibrated"] and math.isinf(system["calibrated"]["threshold"]["min_score"]):
+                system["calibrated"]["threshold"]["min_score"] = None
         return values

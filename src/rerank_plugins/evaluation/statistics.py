@@ -14,7 +14,7 @@ try:
 except ImportError as error:
     raise missing("scipy", error) from error
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "check_statistics", "compare", "ratio_interval"]
 
 _VALUES_AT_ONCE = 4_000_000  # bounds memory: resamples times queries held at a time
 
@@ -57,6 +57,13 @@ class Comparison:
         return self.high is not None and self.high < 0
 
 
+def check_statistics(confidence: float, resamples: int) -> None:
+    """Raise if these cannot be what they should be."""
+    if not 0 < confidence < 1 or resamples < 100:
+        msg = f"confidence must be in (0, 1) and resamples >= 100, but got {confidence} and {resamples}"
+        raise InvalidInputError(msg)
+
+
 def compare(
     before: NDArray[np.float64],
     after: NDArray[np.float64],
@@ -83,9 +90,7 @@ def compare(
     if before.shape != after.shape or before.ndim != 1 or not len(before):
         msg = f"before and after must have one value a query each, but got {before.shape} and {after.shape}"
         raise InvalidInputError(msg)
-    if not 0 < confidence < 1 or resamples < 100:
-        msg = f"confidence must be in (0, 1) and resamples >= 100, but got {confidence} and {resamples}"
-        raise InvalidInputError(msg)
+    check_statistics(confidence, resamples)
     # Away with the last digits' noise, so that 0.3 - 0.1 and 0.2 do not count as a win.
     deltas = np.round(after - before, 12)
     low, high, p_value = _uncertainty(deltas, confidence, resamples, seed)
@@ -124,3 +129,44 @@ def _uncertainty(
         (deltas,), np.mean, permutation_type="samples", rng=np.random.default_rng(seed), **shared
     )
     return float(interval.low), float(interval.high), float(test.pvalue)
+
+
+def ratio_interval(
+    parts: NDArray[np.int64],
+    wholes: NDArray[np.int64],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 9999,
+    seed: int = 0,
+) -> tuple[float | None, float | None]:
+    """Return the percentile bootstrap interval of a ratio of sums, over resampled queries.
+
+    Args:
+        parts: What counts of each query, such as relevant documents that are kept: int64 [queries].
+        wholes: What it is a share of, such as documents that are kept: int64 [queries].
+        confidence: Of the interval, in (0, 1).
+        resamples: How many.
+        seed: Of the draws.
+
+    Returns:
+        Its ends; (None, None) for fewer than two queries, or where there is nothing to be a share of.
+    """
+    if len(wholes) < 2 or not wholes.any():
+        return None, None
+
+    def ratio(part: Any, whole: Any, axis: int) -> Any:
+        # A resample that keeps nothing keeps nothing wrong, either.
+        total = whole.sum(axis)
+        return np.where(total, part.sum(axis) / np.maximum(total, 1), 1.0)
+
+    interval = stats.bootstrap(
+        (parts, wholes),
+        ratio,
+        paired=True,
+        confidence_level=confidence,
+        n_resamples=resamples,
+        batch=max(1, min(resamples, _VALUES_AT_ONCE // len(wholes))),
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(interval.low), float(interval.high)

@@ -14,7 +14,17 @@ from rerank_plugins.ranking import Ranking
 from rerank_plugins.reranker import Reranker
 from rerank_plugins.settings import Fusion
 
-__all__ = ["Cost", "Orders", "Pass", "Progress", "first_stage_order", "given_order", "score_candidates"]
+__all__ = [
+    "Cost",
+    "Orders",
+    "Pass",
+    "Progress",
+    "first_stage_order",
+    "given_order",
+    "in_input_order",
+    "reorder",
+    "score_candidates",
+]
 
 Orders = dict[str, list[Candidate]]  # query id -> candidates, best first
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
@@ -59,11 +69,15 @@ class Pass:
         orders: The order at each depth: the first so many reranked, the others below in first-stage order.
         logits: float64 [scored candidates] of each query, in first-stage order; None for a given order.
         cost: None for a given order.
+        model: The model, as its scorer's info names it; None if that does not say.
+        revision: Its revision, likewise.
     """
 
     orders: dict[int, Orders]
     logits: dict[str, NDArray[np.float64]] | None = None
     cost: Cost | None = None
+    model: str | None = None
+    revision: str | None = None
 
 
 def first_stage_order(topics: Sequence[Topic]) -> Orders:
@@ -121,15 +135,22 @@ def score_candidates(
         rankings[topic.id] = ranking
     progress(name, len(work), len(work))
     logits = {topic.id: np.empty(0) for topic in topics}
-    logits |= {qid: _in_input_order(ranking) for qid, ranking in rankings.items()}
+    logits |= {qid: in_input_order(ranking) for qid, ranking in rankings.items()}
     orders = {
         depth: {
-            topic.id: _reorder(topic.candidates, logits[topic.id][:depth], reranker.settings.fusion)
+            topic.id: reorder(topic.candidates, logits[topic.id][:depth], reranker.settings.fusion)
             for topic in topics
         }
         for depth in depths
     }
-    return Pass(orders, logits, _cost(logits, rankings, seconds, depths))
+    info = getattr(reranker.scorer, "info", None)
+    return Pass(
+        orders,
+        logits,
+        _cost(logits, rankings, seconds, depths),
+        model=getattr(info, "model", None),
+        revision=getattr(info, "revision", None),
+    )
 
 
 def _rank(reranker: Reranker, topic: Topic, depth: int) -> Ranking:
@@ -148,17 +169,24 @@ def _rank(reranker: Reranker, topic: Topic, depth: int) -> Ranking:
     return ranking
 
 
-def _in_input_order(ranking: Ranking) -> NDArray[np.float64]:
+def in_input_order(ranking: Ranking) -> NDArray[np.float64]:
+    """Return the logits of a ranking that kept all documents, in the order they were given."""
     logits = np.empty(len(ranking))
     for ranked in ranking:
         logits[ranked.index] = ranked.logit
     return logits
 
 
-def _reorder(
+def reorder(
     candidates: Sequence[Candidate], logits: NDArray[np.float64], fusion: Fusion | None
 ) -> list[Candidate]:
-    """Return the order that the reranker gives the first of the candidates; the others stay below."""
+    """Return the order that a reranker gives the first of the candidates; the others stay below.
+
+    Args:
+        candidates: Of a query, in first-stage order.
+        logits: float64 [n], of the first n of them.
+        fusion: As in `Reranker`.
+    """
     scores = [candidate.score for candidate in candidates[: len(logits)]]
     fused = fuse(fusion, logits, read_first_stage(fusion, scores, len(scores)))
     order = best_first(logits, fused).tolist()

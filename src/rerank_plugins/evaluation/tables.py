@@ -1,32 +1,15 @@
 """The figures of an evaluation as tables of text, for the terminal, Markdown and HTML alike."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from rerank_plugins.evaluation.measures import PRIMARY
 from rerank_plugins.evaluation.results import Evaluation
-from rerank_plugins.evaluation.statistics import Comparison
+from rerank_plugins.evaluation.table import Table, counts, difference
+from rerank_plugins.evaluation.tables_chosen import CHOSEN
 
 __all__ = ["Table", "facts", "tables"]
 
 _EXTREMES = 5
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of text.
-
-    Attributes:
-        title: One line.
-        columns: Headings; the first column names the row, the others are figures.
-        rows: Cells, as many as there are headings.
-        note: How to read it.
-    """
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
-    note: str = ""
 
 
 def facts(evaluation: Evaluation) -> list[str]:
@@ -42,6 +25,8 @@ def facts(evaluation: Evaluation) -> list[str]:
     ]
     if evaluation.left_out:
         said.append(f"{evaluation.left_out} queries without judgements are left out")
+    if evaluation.unanswerable:
+        said.append(f"{evaluation.unanswerable} queries that nothing answers count in calibrations only")
     if evaluation.without_candidates:
         said.append(f"{evaluation.without_candidates} queries without candidates count as 0")
     return said
@@ -49,7 +34,7 @@ def facts(evaluation: Evaluation) -> list[str]:
 
 def tables(evaluation: Evaluation) -> list[Table]:
     """Return all tables that have rows, the most wanted first."""
-    makers = (_quality, _measures, _cost, _depths, _prompts, _between, _extremes)
+    makers = (_quality, *CHOSEN, _measures, _cost, _depths, _prompts, _between, _extremes)
     return [table for make in makers if (table := make(evaluation)).rows]
 
 
@@ -59,22 +44,11 @@ def _relevant(evaluation: Evaluation) -> str:
     return f"grade {evaluation.relevant_from} or higher"
 
 
-def _difference(change: Comparison) -> list[str]:
-    """Return difference, interval and p as cells."""
-    if change.low is None or change.high is None or change.p_value is None:
-        return [f"{change.delta:+.4f}", "", ""]
-    return [f"{change.delta:+.4f}", f"{change.low:+.4f} to {change.high:+.4f}", f"{change.p_value:.4f}"]
-
-
-def _counts(change: Comparison) -> str:
-    return f"{change.wins} / {change.losses} / {change.ties}"
-
-
 def _quality(evaluation: Evaluation) -> Table:
     columns = ["", PRIMARY, "difference", f"{evaluation.confidence:.0%} interval", "p", "better/worse/same"]
     rows = [[evaluation.first_stage, f"{evaluation.first.mean[PRIMARY]:.4f}", "", "", "", ""]]
     rows += [
-        [s.name, f"{s.comparison.after:.4f}", *_difference(s.comparison), _counts(s.comparison)]
+        [s.name, f"{s.comparison.after:.4f}", *difference(s.comparison), counts(s.comparison)]
         for s in evaluation.systems
     ]
     rows.append(["best possible order", f"{evaluation.best_possible.mean[PRIMARY]:.4f}", "", "", "", ""])
@@ -104,7 +78,7 @@ def _cost(evaluation: Evaluation) -> Table:
             *(value or "" for value in (cost.device, cost.dtype, cost.engine)),
         ]
         for system in evaluation.systems
-        if (cost := system.cost)
+        if (cost := system.cost) and not system.fused
     ]
     depth = max(system.depths[-1].depth for system in evaluation.systems)
     note = f"A query with {depth} candidates. Cut: documents not read to their end. Ties: equal logits."
@@ -119,11 +93,11 @@ def _depths(evaluation: Evaluation) -> Table:
             system.name,
             str(one.depth),
             f"{one.comparison.after:.4f}",
-            *_difference(one.comparison),
-            _counts(one.comparison),
+            *difference(one.comparison),
+            counts(one.comparison),
             "" if one.p50_ms is None else f"{one.p50_ms:,.1f}",
         ]
-        for system in evaluation.systems
+        for system in evaluation.told_apart
         for one in system.depths
     ]
     note = "Only the first so many candidates are reranked; the others stay below them."
@@ -140,7 +114,7 @@ def _prompts(evaluation: Evaluation) -> Table:
             f"{saving.tokens:,.0f}",
             *_needed(saving.passages_after, saving.tokens_after, saving.saved),
         ]
-        for system in evaluation.systems
+        for system in evaluation.told_apart
         for saving in system.savings
     ]
     who = "contains a short answer" if evaluation.rag == "answers" else "is relevant"
@@ -159,7 +133,7 @@ def _needed(passages: int | None, tokens: float | None, saved: float | None) -> 
 
 def _between(evaluation: Evaluation) -> Table:
     columns = ["", "difference", f"{evaluation.confidence:.0%} interval", "p", "better/worse/same"]
-    rows = [[name, *_difference(c), _counts(c)] for name, c in evaluation.between.items()]
+    rows = [[name, *difference(c), counts(c)] for name, c in evaluation.between.items()]
     return Table(f"{evaluation.best.name} against the others, {PRIMARY}", columns, rows)
 
 

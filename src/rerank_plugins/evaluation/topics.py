@@ -36,6 +36,8 @@ class Topic:
         grades: Grade of each judged document, by id; 0 is not relevant. Documents without one count as
             not relevant, as in trec_eval.
         answers: Short right answers; a passage that contains one bears the answer.
+        unanswerable: Whether it is known that nothing answers the query. It then says nothing of an order
+            and is left out of measures; calibrations and thresholds learn from it.
     """
 
     id: str
@@ -43,6 +45,7 @@ class Topic:
     candidates: tuple[Candidate, ...] = ()
     grades: Mapping[str, int] = field(default_factory=dict)
     answers: tuple[str, ...] = ()
+    unanswerable: bool = False
 
 
 @dataclass(frozen=True)

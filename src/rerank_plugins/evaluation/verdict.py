@@ -1,10 +1,13 @@
 """The verdict in plain words: does reranking help here, with what, and what does it cost."""
 
+import math
 from collections.abc import Iterator
 
+from rerank_plugins.evaluation.calibrated import Refusals
 from rerank_plugins.evaluation.measures import PRIMARY
 from rerank_plugins.evaluation.results import AtDepth, Evaluation, System
 from rerank_plugins.evaluation.statistics import Comparison
+from rerank_plugins.evaluation.tables_chosen import min_score_text
 
 __all__ = ["verdict"]
 
@@ -27,6 +30,9 @@ def verdict(evaluation: Evaluation) -> list[str]:
     said = [_answer(evaluation, best)]
     if best.comparison.better:
         said += [*_cost(best), *_depth(best), *_prompts(best)]
+    said += _harm(evaluation, best)
+    said += _fusion(evaluation)
+    said += _calibration(evaluation)
     said += _others(evaluation, best)
     said += _doubts(evaluation, best)
     return said
@@ -102,6 +108,66 @@ def _prompts(system: System) -> Iterator[str]:
             f"In a prompt, {now} the answer as often as {one.passages} before ({one.recall:.0%} of the "
             f"queries): {one.saved:.0%} fewer tokens."
         )
+
+
+def _harm(evaluation: Evaluation, best: System) -> Iterator[str]:
+    """Name what is worse than not to rerank at all."""
+    for system in evaluation.systems:
+        if system is not best and system.comparison.worse:
+            yield f"{system.name} harms: {_change(evaluation, system.comparison)}."
+
+
+def _fusion(evaluation: Evaluation) -> Iterator[str]:
+    """Say what a fitted fusion is worth, and what to set."""
+    for system in evaluation.systems:
+        if system.fused is None or not system.fused.curve:
+            continue
+        found, change = system.fused, system.fused.comparison
+        facts = f"{found.of}'s {_change(evaluation, change)} on queries that the weight was not chosen on"
+        if change.better and not system.comparison.better:
+            yield f"Fusion saves what {found.of} harms, and is no better than the first stage alone: {facts}."
+        elif change.better:
+            yield f"Fuse {found.of} with the first stage, fusion={found.fusion}: {facts}."
+        elif change.worse:
+            yield f"Do not fuse {found.of} with the first stage: {facts}."
+        else:
+            yield f"Fusion with the first stage changes nothing that these queries can tell: {facts}."
+
+
+def _calibration(evaluation: Evaluation) -> Iterator[str]:
+    """Say which threshold to set, and what it keeps."""
+    for system in evaluation.systems:
+        if system.not_calibrated:
+            yield f"{system.name} could not be calibrated: {system.not_calibrated}."
+        if system.calibrated is None:
+            continue
+        found = system.calibrated
+        if found.precision is None or math.isinf(found.threshold.min_score):
+            yield f"No threshold keeps {found.wanted:.0%} relevant documents with {system.name}: too few are."
+            continue
+        span = (
+            ""
+            if found.low is None
+            else f", {evaluation.confidence:.0%} interval {found.low:.0%} to {found.high:.0%}"
+        )
+        yield (
+            f"With {system.name}, scale=calibrated and min_score={min_score_text(found.threshold)}, "
+            f"{found.precision:.0%} of what is kept is relevant (wanted {found.wanted:.0%}{span}), and "
+            f"{found.recall:.0%} of what is relevant is kept. The probabilities are off by "
+            f"{found.calibrated.ece:.3f} on average ({found.sigmoid.ece:.3f} before)."
+        )
+        made = found.refusals
+        yield (
+            f"Where it keeps nothing, the answer is that none of these answers: wrong for {made.refused} of "
+            f"{made.answerable} queries that have a relevant candidate; right for {made.emptied_refused} of "
+            f"them once those are taken away{_without(made)}."
+        )
+
+
+def _without(made: Refusals) -> str:
+    if not made.unanswerable:
+        return ""
+    return f", and for {made.rightly_refused} of {made.unanswerable} that have none"
 
 
 def _others(evaluation: Evaluation, best: System) -> Iterator[str]:
