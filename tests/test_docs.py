@@ -1,54 +1,175 @@
-"""README says what the code does: its Python runs, its commands exist, its files are there."""
+"""README and docs say what the code does: every block is run or parsed (tests/pages.py says how).
 
+Links lead somewhere, commands and extras exist, tables are those that were measured.
+"""
+
+import importlib.util
+import json
+import os
 import re
+import shlex
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 from rerank_plugins.cli.app import app
+from tests.pages import NOT_RUN, PAGES, ROOT, Block, blocks, commands, name_of, not_run, page_marks
+from tests.workspace import environment, fill, fill_flashrank, make_hub
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-# Pages whose blocks run one after the other. Those of docs/llama-index.md and docs/haystack.md stand alone;
-# the frameworks' contract tests run them, and compare what they print.
-PAGES = ("concepts", "cuda", "evaluation", "langchain")
-
-
-def test_there_is_one_block_for_the_core_and_each_framework() -> None:
-    assert len(BLOCKS) == 4
-
-
-@pytest.mark.parametrize("block", BLOCKS, ids=["core", "langchain", "llama_index", "haystack"])
-def test_a_python_block_runs(block: str, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
-    output = capsys.readouterr().out
-    assert "Goethe wrote Faust." in output or output.startswith(("1 0.", "2 0."))
+PARSERS = {
+    "json": json.loads,
+    "jsonl": lambda text: [json.loads(line) for line in text.splitlines()],
+    "yaml": lambda text: list(yaml.safe_load_all(text)),
+    "toml": tomllib.loads,
+    "text": str,
+}
+SCRIPTS = [(page, block) for page in PAGES for block in blocks(page) if block.language == "sh"]
+INCLUDE = re.compile(r'^--8<-- "(.+)"\n$')
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_a_page_runs_from_top_to_bottom(page: str) -> None:
-    text = (ROOT / "docs" / f"{page}.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert blocks
-    exec(compile("\n".join(blocks), page, "exec"), {"__name__": page})
+def with_python(page: Path) -> bool:
+    return any(block.language == "python" for block in blocks(page))
 
 
-def test_commands_and_targets_exist() -> None:
-    commands = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-    assert set(re.findall(r"^rerank-plugins (\w+)", README, flags=re.MULTILINE)) <= commands
-    for target in re.findall(r"^make (\w+)", README, flags=re.MULTILINE):
-        subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
+def skip_where_marked(marks: dict[str, str]) -> None:
+    if "skip" in marks:
+        pytest.skip(marks["skip"])
+    missing = [name for name in marks.get("needs", "").split() if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
 
 
-def test_links_lead_somewhere() -> None:
-    pages = [ROOT / "README.md", ROOT / "training" / "README.md", *(ROOT / "docs").glob("*.md")]
-    for page in pages:
-        for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
-            assert (page.parent / link).exists(), f"{page.name}: {link}"
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_hub(tmp_path_factory.mktemp("hub"))
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    fill(tmp_path)
+    return tmp_path
+
+
+def run_page(page: Path, chosen: list[Block], hub: Path, folder: Path) -> None:
+    """Run a page's Python in a process of its own."""
+    given = {
+        "page": str(page),
+        "alone": "alone" in page_marks(page),
+        "blocks": [{"line": block.line, "text": block.text} for block in chosen],
+    }
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "run_page.py")],
+        input=json.dumps(given),
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=environment(hub),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if with_python(page)], ids=name_of)
+def test_a_page_runs_from_top_to_bottom(page: Path, hub: Path, workspace: Path) -> None:
+    skip_where_marked(page_marks(page))
+    chosen = [
+        block
+        for block in blocks(page)
+        if block.language == "python" and not {"needs", "skip"} & block.marks.keys()
+    ]
+    # Examples that a page includes are run by tests/e2e/test_examples.py, as programs.
+    included = [match[1] for block in chosen if (match := INCLUDE.match(block.text))]
+    assert all((ROOT / path).is_file() and path.startswith("examples/") for path in included)
+    if "flashrank" in page.stem:
+        fill_flashrank(workspace)
+    run_page(page, [block for block in chosen if not INCLUDE.match(block.text)], hub, workspace)
+
+
+def blocks_apart() -> Iterator[object]:
+    """Yield the Python blocks that need something of their own: other people's code, mostly."""
+    for page in PAGES:
+        for block in blocks(page):
+            if block.language == "python" and {"needs", "skip"} & (
+                block.marks.keys() - page_marks(page).keys()
+            ):
+                yield pytest.param(page, block, id=f"{name_of(page)}:{block.line}")
+
+
+@pytest.mark.parametrize(("page", "block"), list(blocks_apart()))
+def test_a_block_with_needs_runs_where_they_are_met(
+    page: Path, block: Block, hub: Path, workspace: Path
+) -> None:
+    skip_where_marked(block.marks)
+    if "flashrank" in block.marks["needs"]:
+        fill_flashrank(workspace)
+    run_page(page, [block], hub, workspace)
+
+
+@pytest.mark.parametrize(
+    ("page", "block"), SCRIPTS, ids=[f"{name_of(page)}:{block.line}" for page, block in SCRIPTS]
+)
+def test_shell_commands_run(page: Path, block: Block, hub: Path, workspace: Path) -> None:
+    skip_where_marked(block.marks)
+    lines = [command for command in commands(block.text) if not not_run(command)]
+    for command in commands(block.text):
+        check_script(command)
+    if not lines:
+        pytest.skip("; ".join(sorted({str(not_run(command)) for command in commands(block.text)})))
+    dry = [re.sub(r"^make\b", f"make --dry-run -C {shlex.quote(str(ROOT))}", line) for line in lines]
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", "\n".join(dry)],
+        capture_output=True,
+        text=True,
+        cwd=workspace,
+        env={**environment(hub), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+        check=False,
+    )
+    assert done.returncode == 0, f"{page.name}:{block.line}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
+
+
+def check_script(command: str) -> None:
+    """Check that a script of ours is there, and knows the options it is called with."""
+    if not (match := re.match(r"\S*python ((?:benchmarks|training)/\S+\.py)(.*)", command)):
+        return
+    source = (ROOT / match[1]).read_text()
+    for option in re.findall(r"--([\w-]+)", match[2]):
+        assert option.replace("-", "_") in source, f"{match[1]} has no --{option}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_other_blocks_parse_and_no_language_is_unknown(page: Path) -> None:
+    for block in blocks(page):
+        where = f"{name_of(page)}:{block.line}"
+        assert block.language in {"python", "sh", *PARSERS}, f"{where}: {block.language or 'no language'}"
+        if block.language in PARSERS:
+            PARSERS[block.language](block.text)
+
+
+def test_what_is_not_run_is_named_somewhere() -> None:
+    named = {command for _, block in SCRIPTS for command in commands(block.text) if not_run(command)}
+    unused = [p for p in NOT_RUN if not any(re.fullmatch(p, command) for command in named)]
+    assert len(unused) < len(NOT_RUN)
+
+
+def test_commands_exist() -> None:
+    known = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    for page in PAGES:
+        named = set(re.findall(r"`rerank-plugins ([a-z]\w*)", page.read_text()))
+        assert named <= known, name_of(page)
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "training" / "README.md", ROOT / "CHANGELOG.md"], ids=lambda page: page.stem
+)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+        assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
 def test_the_tables_are_those_that_were_measured() -> None:
@@ -57,21 +178,13 @@ def test_the_tables_are_those_that_were_measured() -> None:
     assert done.returncode == 0, f"run python benchmarks/render.py\n{done.stderr}"
 
 
-def test_every_extra_the_readme_names_exists() -> None:
-    import tomllib
-
+def test_every_extra_that_is_named_exists() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for name in (
-        "langchain",
-        "llama-index",
-        "haystack",
-        "openvino",
-        "onnx",
-        "bench",
-        "serve",
-        "eval",
-        "ray",
-        "otel",
-        "all",
-    ):
-        assert name in extras
+    named = {
+        extra
+        for page in PAGES
+        for group in re.findall(r'"rerank-plugins\[([\w,-]+)\]"', page.read_text())
+        for extra in group.split(",")
+    }
+    assert named <= set(extras)
+    assert {"langchain", "llama-index", "haystack"} <= named

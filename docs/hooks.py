@@ -1,0 +1,90 @@
+"""Fill the parts of pages that come from the code, so that no setting and no option is typed by hand.
+
+`<!-- settings: rerank_plugins.settings.ScorerSettings -->` becomes a table of a settings class, and
+`<!-- commands -->` the command line.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from importlib import import_module
+from inspect import cleandoc
+from typing import Any, get_args
+
+import typer
+import typer.cli
+from pydantic import SecretStr
+from pydantic_core import PydanticUndefined
+
+MARK = re.compile(r"^<!-- (settings|commands)(?:: ([\w.]+))? -->$", flags=re.MULTILINE)
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Fill the marks of a page; MkDocs calls this."""
+    return MARK.sub(lambda mark: FILL[mark[1]](mark[2]), markdown)
+
+
+def settings(path: str) -> str:
+    """Return a table of a settings class: field, variable, what it takes, default, meaning."""
+    module, _, name = path.rpartition(".")
+    cls = getattr(import_module(module), name)
+    prefix, meanings = cls.model_config["env_prefix"], attributes(cls.__doc__)
+    rows = [
+        f"| `{name}` | `{prefix}{name.upper()}` | {_takes(field)} | {_default(field)} | {meanings[name]} |"
+        for name, field in cls.model_fields.items()
+    ]
+    return "\n".join(["| field | variable | takes | default | meaning |", "|---|---|---|---|---|", *rows])
+
+
+def attributes(docstring: str) -> dict[str, str]:
+    """Return what the section Attributes of a Google docstring says of each field."""
+    section = re.split(r"^Attributes:$", cleandoc(docstring), flags=re.MULTILINE)[1]
+    section = re.split(r"^\S", section, flags=re.MULTILINE)[0]
+    entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section, flags=re.MULTILINE)
+    return {name: re.sub(r"\s+", " ", text).replace("|", "\\|") for name, text in entries}
+
+
+def _takes(field: Any) -> str:
+    return f"`{_type(field.annotation)}`".replace("|", "\\|") + _bounds(field)
+
+
+def _type(annotation: Any) -> str:
+    """Return an annotation in short: `Literal["a", "b"]` as its values, no module names."""
+    values = get_args(annotation)
+    if values and all(isinstance(value, str) for value in values):
+        return " | ".join(json.dumps(value) for value in values)
+    if "Annotated" in str(annotation) and hasattr(annotation, "__metadata__"):
+        return _type(values[0])
+    if values and getattr(annotation, "__origin__", None) is not tuple:
+        return " | ".join("None" if value is type(None) else _type(value) for value in values)
+    if values:
+        return f"tuple[{_type(values[0])}, ...]"
+    return {SecretStr: "str, secret"}.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def _bounds(field: Any) -> str:
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    return "".join(
+        f", {sign} {getattr(rule, name)}"
+        for rule in field.metadata
+        for name, sign in signs.items()
+        if hasattr(rule, name)
+    )
+
+
+def _default(field: Any) -> str:
+    value = field.get_default(call_default_factory=True)
+    return "required" if value is PydanticUndefined else f"`{value!r}`"
+
+
+def commands(_: str | None) -> str:
+    """Return the command line's help, by typer itself."""
+    from rerank_plugins.cli.app import app
+
+    command = typer.main.get_command(app)
+    with typer.Context(command) as context:
+        text = typer.cli.get_docs_for_click(obj=command, ctx=context, name="rerank-plugins", indent=1)
+    return text.replace("* `--help`: Show this message and exit.\n", "")
+
+
+FILL: dict[str, Callable[[Any], str]] = {"settings": settings, "commands": commands}
