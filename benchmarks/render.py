@@ -1,4 +1,4 @@
-"""Write the measured tables into README.md and docs/performance.md from benchmarks/results, none by hand.
+"""Write the measured tables into README.md and docs/ from benchmarks/results and training/, none by hand.
 
 python benchmarks/render.py [--check]
 """
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 RESULTS = Path(__file__).parent / "results"
 
 Rows = list[dict[str, Any]]
@@ -190,6 +190,18 @@ def accuracy(name: str) -> str:
     return table(head, lines)
 
 
+def quality(name: str) -> str:
+    """Return nDCG@10 of the bundled model on its test sets."""
+    report = json.loads((ROOT / "training" / f"{name}.json").read_text())
+    titles = {"dl19": "TREC DL 2019", "dl21": "TREC DL 2021", "scifact": "BEIR SciFact"}
+    lines = [
+        [title, report[key]["queries"], f"{report[key]['bm25']:.4f}", f"**{report[key]['reranked']:.4f}**"]
+        for key, title in titles.items()
+        if key in report
+    ]
+    return table(["test set", "queries", f"{report['measure']}, {report['first_stage']}", "reranked"], lines)
+
+
 BLOCKS: dict[str, Callable[..., str]] = {
     "summary": summary,
     "headline": headline,
@@ -197,6 +209,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "callers": callers,
     "scaling": scaling,
     "accuracy": accuracy,
+    "quality": quality,
 }
 
 
@@ -207,7 +220,9 @@ def render(text: str) -> str:
         block, *arguments = match["call"].split()
         return f"<!-- {match['call']} -->\n\n{BLOCKS[block](*arguments)}\n\n<!-- end -->"
 
-    return re.sub(r"<!-- (?P<call>\w+[^>]*?) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
+    return re.sub(
+        rf"<!-- (?P<call>(?:{'|'.join(BLOCKS)})\b[^>]*?) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL
+    )
 
 
 def main(

@@ -37,10 +37,17 @@ def with_python(page: Path) -> bool:
     return any(block.language == "python" for block in blocks(page))
 
 
+def installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent is not there
+        return False
+
+
 def skip_where_marked(marks: dict[str, str]) -> None:
     if "skip" in marks:
         pytest.skip(marks["skip"])
-    missing = [name for name in marks.get("needs", "").split() if importlib.util.find_spec(name) is None]
+    missing = [name for name in marks.get("needs", "").split() if not installed(name)]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
 

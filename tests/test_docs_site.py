@@ -37,7 +37,9 @@ def test_every_public_name_is_in_the_reference(site: Path, module: str) -> None:
         known = mkdocstrings.Inventory.parse_sphinx(file)
     name = f"rerank_plugins{module}"
     public = set(import_module(name).__all__) - {"__version__"}
-    assert {f"{name}.{each}" for each in public} <= set(known)
+    # A function in a module of its own name is listed as that module's.
+    missing = {each for each in public if not {f"{name}.{each}", f"{name}.{each}.{each}"} & set(known)}
+    assert not missing
 
 
 def test_settings_and_commands_are_all_there(site: Path) -> None:

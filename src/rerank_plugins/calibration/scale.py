@@ -103,3 +103,4 @@ def _adapter() -> TypeAdapter[Any]:
 
 # The sigmoid itself: `scale="probability"`.
 PLAIN = Calibration(temperature=1.0, offset=0.0)
+"""The calibration that changes nothing: its probabilities are the plain sigmoid of the logit."""
