@@ -9,12 +9,12 @@ import re
 from collections.abc import Callable
 from importlib import import_module
 from inspect import cleandoc
-from typing import Any, get_args
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
 import typer
 import typer.cli
 from pydantic import SecretStr
-from pydantic_core import PydanticUndefined
 
 MARK = re.compile(r"^<!-- (settings|commands)(?:: ([\w.]+))? -->$", flags=re.MULTILINE)
 
@@ -30,10 +30,12 @@ def settings(path: str) -> str:
     cls = getattr(import_module(module), name)
     prefix, meanings = cls.model_config["env_prefix"], attributes(cls.__doc__)
     rows = [
-        f"| `{name}` | `{prefix}{name.upper()}` | {_takes(field)} | {_default(field)} | {meanings[name]} |"
+        f"| `{name}`<br>`{prefix}{name.upper()}` "
+        f"| {_takes(field)}<br>default `{_default(field)}` "
+        f"| {meanings[name]} |"
         for name, field in cls.model_fields.items()
     ]
-    return "\n".join(["| field | variable | takes | default | meaning |", "|---|---|---|---|---|", *rows])
+    return "\n".join(["| field, variable | takes | meaning |", "|---|---|---|", *rows])
 
 
 def attributes(docstring: str) -> dict[str, str]:
@@ -45,21 +47,22 @@ def attributes(docstring: str) -> dict[str, str]:
 
 
 def _takes(field: Any) -> str:
-    return f"`{_type(field.annotation)}`".replace("|", "\\|") + _bounds(field)
+    return " or ".join(f"`{each}`" for each in _types(field.annotation)) + _bounds(field)
 
 
-def _type(annotation: Any) -> str:
-    """Return an annotation in short: `Literal["a", "b"]` as its values, no module names."""
-    values = get_args(annotation)
-    if values and all(isinstance(value, str) for value in values):
-        return " | ".join(json.dumps(value) for value in values)
-    if "Annotated" in str(annotation) and hasattr(annotation, "__metadata__"):
-        return _type(values[0])
-    if values and getattr(annotation, "__origin__", None) is not tuple:
-        return " | ".join("None" if value is type(None) else _type(value) for value in values)
-    if values:
-        return f"tuple[{_type(values[0])}, ...]"
-    return {SecretStr: "str, secret"}.get(annotation, getattr(annotation, "__name__", str(annotation)))
+def _types(annotation: Any) -> list[str]:
+    """Return the types and values that an annotation allows, in short."""
+    inner = get_args(annotation)
+    if hasattr(annotation, "__metadata__"):
+        return _types(inner[0])
+    if get_origin(annotation) is Literal:
+        return [json.dumps(value) for value in inner]
+    if get_origin(annotation) is tuple:
+        return [f"list of {_types(inner[0])[0]}"]
+    if inner:
+        return [each for part in inner for each in _types(part)]
+    names = {SecretStr: "str, kept secret", NoneType: "None"}
+    return [names.get(annotation, annotation.__name__)]
 
 
 def _bounds(field: Any) -> str:
@@ -74,7 +77,7 @@ def _bounds(field: Any) -> str:
 
 def _default(field: Any) -> str:
     value = field.get_default(call_default_factory=True)
-    return "required" if value is PydanticUndefined else f"`{value!r}`"
+    return json.dumps(value) if isinstance(value, str) else str(value)
 
 
 def commands(_: str | None) -> str:

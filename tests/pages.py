@@ -1,28 +1,24 @@
 """The fenced blocks of README.md and docs/, and what a test does with each.
 
-What a block's language says is done with it:
+What is done with a block follows from its language:
 
-=========================  =============================================================================
-`python`                   Run. The blocks of a page run from top to bottom in one namespace, in a process and an
-                           empty folder of their own, offline. Lines `# > text` in a block are exactly what it
-                           prints; without them it may print anything.
-`sh`                       Run by bash, line by line, in a folder with the sample files of `tests/workspace.py`.
-                           Commands that match `NOT_RUN` are left out; `make` is run with `--dry-run`.
-`json` `jsonl` `yaml`      Parsed.
-`toml`
-`text`                     Nothing: output, drawings. Any other language, or none, fails.
-=========================  =============================================================================
+    python    Run. The blocks of a page run from top to bottom in one namespace, in a process and an empty
+              folder of their own, offline. Lines `# > text` in a block are exactly what it prints; without
+              them it may print anything.
+    sh        Run by bash in a folder with the sample files of `tests/workspace.py`. Commands that match
+              `NOT_RUN` are left out; `make` is run with `--dry-run`.
+    json, jsonl, yaml, toml
+              Parsed.
+    text      Nothing: output, drawings. Any other language, or none, fails.
 
 A comment changes that, for the next block or, on the first line of a page, for all of its blocks:
 
-`<!-- test: needs flashrank -->`     Run only where these modules can be imported, else skip and say so.
-`<!-- test: skip needs a GPU -->`    Never run; what follows `skip` is the reason, and is shown.
-`<!-- test: alone -->`               Each block in a namespace of its own (for a page).
-`<!-- test: server -->`              A server runs meanwhile, with the bundled model, without keys; `localhost:8000` and
-                                     `127.0.0.1:8000` in the blocks are its address.
+    <!-- test: needs flashrank -->    Run only where these modules can be imported, else skip and say so.
+    <!-- test: skip needs a GPU -->   Never run; what follows `skip` is the reason, and is shown.
+    <!-- test: alone -->              Each block in a namespace of its own (for a page).
 
-Hub ids work: a hub cache is there in which the bundled weights stand in for MiniLM-L6 and L12. So blocks show that code
-runs as written, and nothing about those models.
+Hub ids work: there is a hub cache in which the bundled weights stand in for MiniLM-L6 and L12. So blocks show
+that code runs as written, and nothing about those models.
 """
 
 import re

@@ -28,11 +28,11 @@ def main() -> int:
             with contextlib.redirect_stdout(printed):
                 exec(code, names)
         except BaseException:
-            print(f"{where} fails:\n{traceback.format_exc()}", file=sys.stderr)
+            sys.stderr.write(f"{where} fails:\n{traceback.format_exc()}")
             return 1
         said = re.findall(r"^# >(?: (.*))?$", block["text"], flags=re.MULTILINE)
         if said and printed.getvalue().splitlines() != said:
-            print(f"{where} prints, other than it says:\n{printed.getvalue()}", file=sys.stderr)
+            sys.stderr.write(f"{where} prints, other than it says:\n{printed.getvalue()}")
             return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""The documentation site builds without a warning, holds all that is public, and loads nothing from elsewhere."""
+"""The site builds without a warning, holds all that is public, and loads nothing from elsewhere."""
 
 import os
 import re

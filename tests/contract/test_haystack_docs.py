@@ -1,4 +1,4 @@
-"""docs/haystack.md and the migration page name every parameter, ours and theirs. tests/test_docs.py runs their code."""
+"""docs/haystack.md and its migration page name all parameters; tests/test_docs.py runs them."""
 
 import inspect
 import re

@@ -220,7 +220,10 @@ def test_the_cache_serves_it_without_being_told_that_there_is_no_network(
 ) -> None:
     member = next(m for m in FAMILY if m.id.endswith("TinyBERT-L2-v2"))
     cache(tmp_path, member.id, str(member.revision), tiny)
-    code = f"from rerank_plugins import CrossEncoderScorer as S; print(S({member.id!r}, device='cpu').info.revision)"
+    code = (
+        "from rerank_plugins import CrossEncoderScorer as Scorer\n"
+        f"print(Scorer({member.id!r}, device='cpu').info.revision)"
+    )
     env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     done = subprocess.run(
         [sys.executable, "-c", code],
