@@ -1,7 +1,7 @@
 """Fill the parts of pages that come from the code, so that no setting and no option is typed by hand.
 
-`<!-- settings: rerank_plugins.settings.ScorerSettings -->` becomes a table of a settings class, and
-`<!-- commands -->` the command line.
+`<!-- settings: rerank_plugins.settings.ScorerSettings -->` becomes a table of a settings class,
+`<!-- commands -->` the command line, and `<!-- example: langchain_chain -->` a file of `examples/`.
 """
 
 import json
@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from importlib import import_module
 from inspect import cleandoc
+from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
@@ -16,7 +17,8 @@ import typer
 import typer.cli
 from pydantic import SecretStr
 
-MARK = re.compile(r"^<!-- (settings|commands)(?:: ([\w.]+))? -->$", flags=re.MULTILINE)
+ROOT = Path(__file__).parents[1]
+MARK = re.compile(r"^<!-- (settings|commands|example)(?:: ([\w.]+))? -->$", flags=re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -59,6 +61,8 @@ def _types(annotation: Any) -> list[str]:
         return [json.dumps(value) for value in inner]
     if get_origin(annotation) is tuple:
         return [f"list of {_types(inner[0])[0]}"]
+    if get_origin(annotation) is dict:
+        return ["mapping"]
     if inner:
         return [each for part in inner for each in _types(part)]
     names = {SecretStr: "str, kept secret", NoneType: "None"}
@@ -81,13 +85,21 @@ def _default(field: Any) -> str:
 
 
 def commands(_: str | None) -> str:
-    """Return the command line's help, by typer itself."""
+    """Return the help of each command, by typer itself."""
     from rerank_plugins.cli.app import app
 
-    command = typer.main.get_command(app)
-    with typer.Context(command) as context:
-        text = typer.cli.get_docs_for_click(obj=command, ctx=context, name="rerank-plugins", indent=1)
+    group: Any = typer.main.get_command(app)
+    with typer.Context(group) as context:
+        text = "".join(
+            typer.cli.get_docs_for_click(obj=command, ctx=context, indent=1, call_prefix="rerank-plugins")
+            for command in group.commands.values()
+        )
     return text.replace("* `--help`: Show this message and exit.\n", "")
 
 
-FILL: dict[str, Callable[[Any], str]] = {"settings": settings, "commands": commands}
+def example(name: str) -> str:
+    """Return an example, whole."""
+    return f"```python\n{(ROOT / 'examples' / f'{name}.py').read_text()}```"
+
+
+FILL: dict[str, Callable[[Any], str]] = {"settings": settings, "commands": commands, "example": example}

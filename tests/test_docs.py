@@ -19,8 +19,8 @@ import typer
 import yaml
 
 from rerank_plugins.cli.app import app
-from tests.pages import NOT_RUN, PAGES, ROOT, Block, blocks, commands, name_of, not_run, page_marks
-from tests.workspace import environment, fill, fill_flashrank, make_hub
+from tests.pages import PAGES, ROOT, Block, blocks, commands, name_of, not_run, page_marks
+from tests.workspace import environment, fill, fill_flashrank, make_hub, serve
 
 PARSERS = {
     "json": json.loads,
@@ -30,7 +30,6 @@ PARSERS = {
     "text": str,
 }
 SCRIPTS = [(page, block) for page in PAGES for block in blocks(page) if block.language == "sh"]
-INCLUDE = re.compile(r'^--8<-- "(.+)"\n$')
 
 
 def with_python(page: Path) -> bool:
@@ -63,12 +62,33 @@ def workspace(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_page(page: Path, chosen: list[Block], hub: Path, folder: Path) -> None:
+@pytest.fixture(scope="session")
+def server(hub: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serve(hub, tmp_path_factory.mktemp("server") / "log") as address:
+        yield address
+
+
+@pytest.fixture
+def address(request: pytest.FixtureRequest, page: Path) -> str | None:
+    """The address of a running server, for pages that ask for one."""
+    return request.getfixturevalue("server") if "server" in page_marks(page) else None
+
+
+def located(text: str, address: str | None) -> str:
+    return text if address is None else re.sub(r"(localhost|127\.0\.0\.1):8000", address, text)
+
+
+def variables(hub: Path, address: str | None) -> dict[str, str]:
+    named = {} if address is None else {"RERANK_REMOTE_BASE_URLS": f"http://{address}"}
+    return {**environment(hub), **named}
+
+
+def run_page(page: Path, chosen: list[Block], hub: Path, folder: Path, address: str | None) -> None:
     """Run a page's Python in a process of its own."""
     given = {
         "page": str(page),
         "alone": "alone" in page_marks(page),
-        "blocks": [{"line": block.line, "text": block.text} for block in chosen],
+        "blocks": [{"line": block.line, "text": located(block.text, address)} for block in chosen],
     }
     done = subprocess.run(
         [sys.executable, str(ROOT / "tests" / "run_page.py")],
@@ -76,26 +96,23 @@ def run_page(page: Path, chosen: list[Block], hub: Path, folder: Path) -> None:
         capture_output=True,
         text=True,
         cwd=folder,
-        env=environment(hub),
+        env=variables(hub, address),
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if with_python(page)], ids=name_of)
-def test_a_page_runs_from_top_to_bottom(page: Path, hub: Path, workspace: Path) -> None:
+def test_a_page_runs_from_top_to_bottom(page: Path, hub: Path, workspace: Path, address: str | None) -> None:
     skip_where_marked(page_marks(page))
     chosen = [
         block
         for block in blocks(page)
         if block.language == "python" and not {"needs", "skip"} & block.marks.keys()
     ]
-    # Examples that a page includes are run by tests/e2e/test_examples.py, as programs.
-    included = [match[1] for block in chosen if (match := INCLUDE.match(block.text))]
-    assert all((ROOT / path).is_file() and path.startswith("examples/") for path in included)
     if "flashrank" in page.stem:
         fill_flashrank(workspace)
-    run_page(page, [block for block in chosen if not INCLUDE.match(block.text)], hub, workspace)
+    run_page(page, chosen, hub, workspace, address)
 
 
 def blocks_apart() -> Iterator[object]:
@@ -110,31 +127,37 @@ def blocks_apart() -> Iterator[object]:
 
 @pytest.mark.parametrize(("page", "block"), list(blocks_apart()))
 def test_a_block_with_needs_runs_where_they_are_met(
-    page: Path, block: Block, hub: Path, workspace: Path
+    page: Path, block: Block, hub: Path, workspace: Path, address: str | None
 ) -> None:
     skip_where_marked(block.marks)
     if "flashrank" in block.marks["needs"]:
         fill_flashrank(workspace)
-    run_page(page, [block], hub, workspace)
+    run_page(page, [block], hub, workspace, address)
 
 
 @pytest.mark.parametrize(
     ("page", "block"), SCRIPTS, ids=[f"{name_of(page)}:{block.line}" for page, block in SCRIPTS]
 )
-def test_shell_commands_run(page: Path, block: Block, hub: Path, workspace: Path) -> None:
+def test_shell_commands_run(
+    page: Path, block: Block, hub: Path, workspace: Path, address: str | None
+) -> None:
     skip_where_marked(block.marks)
     lines = [command for command in commands(block.text) if not not_run(command)]
     for command in commands(block.text):
         check_script(command)
     if not lines:
         pytest.skip("; ".join(sorted({str(not_run(command)) for command in commands(block.text)})))
+    lines = [located(line, address) for line in lines]
     dry = [re.sub(r"^make\b", f"make --dry-run -C {shlex.quote(str(ROOT))}", line) for line in lines]
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", "\n".join(dry)],
         capture_output=True,
         text=True,
         cwd=workspace,
-        env={**environment(hub), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+        env={
+            **variables(hub, address),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        },
         check=False,
     )
     assert done.returncode == 0, f"{page.name}:{block.line}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
@@ -156,12 +179,6 @@ def test_other_blocks_parse_and_no_language_is_unknown(page: Path) -> None:
         assert block.language in {"python", "sh", *PARSERS}, f"{where}: {block.language or 'no language'}"
         if block.language in PARSERS:
             PARSERS[block.language](block.text)
-
-
-def test_what_is_not_run_is_named_somewhere() -> None:
-    named = {command for _, block in SCRIPTS for command in commands(block.text) if not_run(command)}
-    unused = [p for p in NOT_RUN if not any(re.fullmatch(p, command) for command in named)]
-    assert len(unused) < len(NOT_RUN)
 
 
 def test_commands_exist() -> None:
@@ -195,3 +212,10 @@ def test_every_extra_that_is_named_exists() -> None:
     }
     assert named <= set(extras)
     assert {"langchain", "llama-index", "haystack"} <= named
+
+
+def test_every_example_is_on_its_page() -> None:
+    shown = re.findall(
+        r"^<!-- example: (\w+) -->$", (ROOT / "docs" / "examples.md").read_text(), re.MULTILINE
+    )
+    assert sorted(shown) == sorted(path.stem for path in (ROOT / "examples").glob("*.py"))

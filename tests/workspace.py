@@ -4,8 +4,15 @@ import importlib.util
 import json
 import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 from safetensors.torch import save_file
 
 from rerank_plugins.scoring import family
@@ -73,3 +80,37 @@ def fill_flashrank(folder: Path) -> None:
     made.graph.rename(model / "flashrank-MiniLM-L-12-v2_Q.onnx")
     add_tokenizer(model)
     (model / "special_tokens_map.json").write_text(json.dumps({"pad_token": "[PAD]", "sep_token": "[SEP]"}))
+
+
+@contextmanager
+def serve(hub: Path, log: Path) -> Iterator[str]:
+    """Run our server with the bundled model, and yield its `host:port` when it is ready."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"127.0.0.1:{port}"
+    command = [sys.executable, "-m", "rerank_plugins", "serve", "--port", str(port)]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=output,
+            env={**environment(hub), "RERANK_SERVER_MODELS": "bundled", "RERANK_DEVICE": "cpu"},
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while not _is_ready(address):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def _is_ready(address: str) -> bool:
+    try:
+        return httpx.get(f"http://{address}/ready", timeout=5).status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
