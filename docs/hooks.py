@@ -1,7 +1,11 @@
 """Fill the parts of pages that come from the code, so that no setting and no option is typed by hand.
 
-`<!-- settings: rerank_plugins.settings.ScorerSettings -->` becomes a table of a settings class,
-`<!-- commands -->` the command line, and `<!-- example: langchain_chain -->` a file of `examples/`.
+What a line in a page becomes:
+    <!-- settings: rerank_plugins.settings.ScorerSettings -->   a table of a settings class
+    <!-- other-fields: rerank_plugins.langchain.CrossEncoderRerank -->   the fields its docstring leaves out
+    <!-- commands -->   the command line
+    <!-- example: langchain_chain -->   a file of `examples/`
+    <!-- notebooks -->   what each notebook begins with, and its first plot
 """
 
 import json
@@ -18,7 +22,9 @@ import typer.cli
 from pydantic import SecretStr
 
 ROOT = Path(__file__).parents[1]
-MARK = re.compile(r"^<!-- (settings|commands|example)(?:: ([\w.]+))? -->$", flags=re.MULTILINE)
+MARK = re.compile(
+    r"^<!-- (settings|other-fields|commands|example|notebooks)(?:: ([\w.]+))? -->$", flags=re.MULTILINE
+)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -28,8 +34,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def settings(path: str) -> str:
     """Return a table of a settings class: field, variable, what it takes, default, meaning."""
-    module, _, name = path.rpartition(".")
-    cls = getattr(import_module(module), name)
+    cls = _load(path)
     prefix, meanings = cls.model_config["env_prefix"], attributes(cls.__doc__)
     rows = [
         f"| `{name}`<br>`{prefix}{name.upper()}` "
@@ -38,6 +43,20 @@ def settings(path: str) -> str:
         for name, field in cls.model_fields.items()
     ]
     return "\n".join(["| field, variable | takes | meaning |", "|---|---|---|", *rows])
+
+
+def other_fields(path: str) -> str:
+    """Return the names of a class's fields that its docstring does not describe."""
+    cls = _load(path)
+    names = sorted(cls.model_fields.keys() - attributes(cls.__doc__).keys())
+    return (
+        "Its other fields are those of [Settings](settings.md): " + ", ".join(f"`{n}`" for n in names) + "."
+    )
+
+
+def _load(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
 
 
 def attributes(docstring: str) -> dict[str, str]:
@@ -102,4 +121,24 @@ def example(name: str) -> str:
     return f"```python\n{(ROOT / 'examples' / f'{name}.py').read_text()}```"
 
 
-FILL: dict[str, Callable[[Any], str]] = {"settings": settings, "commands": commands, "example": example}
+def notebooks(_: str | None) -> str:
+    """Return title, first words and first plot of each notebook."""
+    return "\n\n".join(map(_notebook, sorted((ROOT / "notebooks").glob("*.ipynb"))))
+
+
+def _notebook(path: Path) -> str:
+    cells = json.loads(path.read_text())["cells"]
+    title, _, text = "".join(cells[0]["source"]).removeprefix("# ").partition("\n")
+    outputs = [output.get("data", {}) for cell in cells for output in cell.get("outputs", ())]
+    plot = next(("".join(data["image/png"]).strip() for data in outputs if "image/png" in data), None)
+    image = f"\n\n![From this notebook](data:image/png;base64,{plot})" if plot else ""
+    return f"## {title}\n\n`notebooks/{path.name}`\n\n{text.strip()}{image}"
+
+
+FILL: dict[str, Callable[[Any], str]] = {
+    "settings": settings,
+    "other-fields": other_fields,
+    "commands": commands,
+    "example": example,
+    "notebooks": notebooks,
+}

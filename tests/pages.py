@@ -16,7 +16,7 @@ A comment changes that, for the next block or, on the first line of a page, for 
     <!-- test: needs flashrank -->    Run only where these modules can be imported, else skip and say so.
     <!-- test: skip needs a GPU -->   Never run; what follows `skip` is the reason, and is shown.
     <!-- test: alone -->              Each block in a namespace of its own (for a page).
-    <!-- test: server -->             `rerank-plugins serve` runs meanwhile, with the bundled model, without keys
+    <!-- test: server -->             `rerank-plugins serve` runs meanwhile, bundled model, no keys
                                       (for a page): `localhost:8000` and `127.0.0.1:8000` in its blocks become
                                       that server's address, and RERANK_REMOTE_BASE_URLS names it.
 

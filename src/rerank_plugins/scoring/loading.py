@@ -179,7 +179,7 @@ def _fetch(name: str, revision: str | None, settings: ScorerSettings) -> Path:
         try:
             return cached_or_fetched(patterns, local=settings.local_files_only)
         except (httpx.TransportError, OfflineModeIsEnabled):
-            # For a pinned commit huggingface_hub 1.x asks the hub which files it has, even if they are
+            # For a pinned commit huggingface_hub 1.33 asks the hub which files it has, even if they are
             # cached, unless that list is cached too; where other versions or libraries filled it, it is not.
             return cached_or_fetched(patterns, local=True)
 
