@@ -25,6 +25,7 @@ that code runs as written, and nothing about those models.
 """
 
 import re
+import shlex
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 
 # Commands that are not run as they stand, and why. A pattern has to match a whole command.
 NOT_RUN = {
+    r"python benchmarks/render\.py": "rewrites pages; a test runs it with --check",
     r"(\S*/)?(python -m )?pip install .*": "changes the environment",
     r"(sudo )?apt-get .*": "changes the machine",
     r"python -m venv .*": "makes an environment; `make demo` does it in a checkout",
@@ -42,6 +44,7 @@ NOT_RUN = {
     r"hf download .*": "needs a network",
     r"git .*": "works on a checkout",
     r"pytest.*": "is the test suite",
+    r"(\w+=\S+ )*rerank-plugins serve.*": "runs until it is stopped; tests/serving runs it",
     r"rerank-plugins bench\b.*": "takes minutes; tests/e2e/test_bench_cli.py runs it",
     r"rerank-plugins eval \S+/\S+/\S+.*": "needs a network",
     r"(\S*/)?python (benchmarks|training)/\S+\.py.*": "takes minutes, and data; its options are checked",
@@ -95,16 +98,24 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def commands(script: str) -> Iterator[str]:
-    """Yield the commands of a shell block, one a line; continued lines are joined, comments left out."""
+    """Yield the commands of a shell block; lines that are continued, or end inside quotes, are joined."""
+    command = ""
     for line in script.replace("\\\n", " ").splitlines():
-        command = re.sub(r"(^|\s)#.*$", "", line.removeprefix("$ ")).strip()
-        if command:
-            yield re.sub(r"\s+", " ", command)
+        command += line
+        try:
+            words = shlex.split(command, comments=True)
+        except ValueError:  # no closing quotation yet
+            command += "\n"
+            continue
+        if words:
+            yield command
+        command = ""
 
 
 def not_run(command: str) -> str | None:
     """Return why a command is not run, or None if it is."""
-    return next((why for pattern, why in NOT_RUN.items() if re.fullmatch(pattern, command)), None)
+    plain = " ".join(shlex.split(command, comments=True))
+    return next((why for pattern, why in NOT_RUN.items() if re.fullmatch(pattern, plain)), None)
 
 
 def _marks(line: str) -> dict[str, str]:

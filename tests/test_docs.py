@@ -165,7 +165,7 @@ def test_shell_commands_run(
 
 def check_script(command: str) -> None:
     """Check that a script of ours is there, and knows the options it is called with."""
-    if not (match := re.match(r"\S*python ((?:benchmarks|training)/\S+\.py)(.*)", command)):
+    if not (match := re.match(r"\S*python ((?:benchmarks|training)/\S+\.py)([^#]*)", command)):
         return
     source = (ROOT / match[1]).read_text()
     for option in re.findall(r"--([\w-]+)", match[2]):
