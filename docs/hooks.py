@@ -6,6 +6,7 @@ What a line in a page becomes:
     <!-- commands -->   the command line
     <!-- example: langchain_chain -->   a file of `examples/`
     <!-- notebooks -->   what each notebook begins with, and its first plot
+A link to a file outside docs/, which works in a checkout, becomes the file's name.
 """
 
 import json
@@ -22,14 +23,26 @@ import typer.cli
 from pydantic import SecretStr
 
 ROOT = Path(__file__).parents[1]
+OUTWARDS = re.compile(r"\[([^\]]+)\]\((\.\./[^)#]+)\)")
 MARK = re.compile(
     r"^<!-- (settings|other-fields|commands|example|notebooks)(?:: ([\w.]+))? -->$", flags=re.MULTILINE
 )
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Fill the marks of a page; MkDocs calls this."""
-    return MARK.sub(lambda mark: FILL[mark[1]](mark[2]), markdown)
+    folder = (ROOT / "docs" / page.file.src_uri).parent
+    filled = MARK.sub(lambda mark: FILL[mark[1]](mark[2]), markdown)
+    return OUTWARDS.sub(lambda link: _name(link, folder), filled)
+
+
+def _name(link: re.Match[str], folder: Path) -> str:
+    """Return a link to a file beside docs/, which the site does not have, as the file's name."""
+    target = (folder / link[2]).resolve()
+    if target.is_relative_to(ROOT / "docs") or not target.exists():
+        return link[0]
+    path = target.relative_to(ROOT).as_posix()
+    return f"`{path}`" if path.endswith(link[1].strip("`")) else f"{link[1]} (`{path}`)"
 
 
 def settings(path: str) -> str:
