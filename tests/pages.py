@@ -9,7 +9,7 @@ What is done with a block follows from its language:
               `NOT_RUN` are left out; `make` is run with `--dry-run`.
     json, jsonl, yaml, toml
               Parsed.
-    text      Nothing: output, drawings. Any other language, or none, fails.
+    text      Nothing: output, drawings. So are promql and ini. Any other language, or none, fails.
 
 A comment changes that, for the next block or, on the first line of a page, for all of its blocks:
 
@@ -42,6 +42,8 @@ NOT_RUN = {
     r"python -m venv .*": "makes an environment; `make demo` does it in a checkout",
     r"(docker|kubectl|systemctl|sudo) .*": "needs more than this process",
     r"hf download .*": "needs a network",
+    r"ray (start|stop).*|serve (run|deploy|status|shutdown).*": "starts a cluster; tests/ray starts one",
+    r"rerank-plugins label .*": "needs a cluster; tests/ray runs it",
     r"git .*": "works on a checkout",
     r"pytest.*": "is the test suite",
     r"(\w+=\S+ )*rerank-plugins serve.*": "runs until it is stopped; tests/serving runs it",

@@ -27,7 +27,7 @@ PARSERS = {
     "jsonl": lambda text: [json.loads(line) for line in text.splitlines()],
     "yaml": lambda text: list(yaml.safe_load_all(text)),
     "toml": tomllib.loads,
-    "text": str,
+    **dict.fromkeys(("text", "promql", "ini"), str),
 }
 SCRIPTS = [(page, block) for page in PAGES for block in blocks(page) if block.language == "sh"]
 
