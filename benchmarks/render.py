@@ -190,7 +190,7 @@ def accuracy(name: str) -> str:
     return table(head, lines)
 
 
-def quality(name: str) -> str:
+def bundled(name: str) -> str:
     """Return nDCG@10 of the bundled model on its test sets."""
     report = json.loads((ROOT / "training" / f"{name}.json").read_text())
     titles = {"dl19": "TREC DL 2019", "dl21": "TREC DL 2021", "scifact": "BEIR SciFact"}
@@ -209,7 +209,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "callers": callers,
     "scaling": scaling,
     "accuracy": accuracy,
-    "quality": quality,
+    "bundled": bundled,
 }
 
 
