@@ -104,6 +104,18 @@ def headline() -> str:
     return table(head, lines)
 
 
+def bundled(name: str) -> str:
+    """Return nDCG@10 of the bundled model on its test sets."""
+    report = json.loads((ROOT / "training" / f"{name}.json").read_text())
+    titles = {"dl19": "TREC DL 2019", "dl21": "TREC DL 2021", "scifact": "BEIR SciFact"}
+    lines = [
+        [title, report[key]["queries"], f"{report[key]['bm25']:.4f}", f"**{report[key]['reranked']:.4f}**"]
+        for key, title in titles.items()
+        if key in report
+    ]
+    return table(["test set", "queries", f"{report['measure']}, {report['first_stage']}", "reranked"], lines)
+
+
 def race(name: str) -> str:
     """Return one run in full."""
     parts = []
@@ -190,26 +202,14 @@ def accuracy(name: str) -> str:
     return table(head, lines)
 
 
-def bundled(name: str) -> str:
-    """Return nDCG@10 of the bundled model on its test sets."""
-    report = json.loads((ROOT / "training" / f"{name}.json").read_text())
-    titles = {"dl19": "TREC DL 2019", "dl21": "TREC DL 2021", "scifact": "BEIR SciFact"}
-    lines = [
-        [title, report[key]["queries"], f"{report[key]['bm25']:.4f}", f"**{report[key]['reranked']:.4f}**"]
-        for key, title in titles.items()
-        if key in report
-    ]
-    return table(["test set", "queries", f"{report['measure']}, {report['first_stage']}", "reranked"], lines)
-
-
 BLOCKS: dict[str, Callable[..., str]] = {
     "summary": summary,
     "headline": headline,
+    "bundled": bundled,
     "race": race,
     "callers": callers,
     "scaling": scaling,
     "accuracy": accuracy,
-    "bundled": bundled,
 }
 
 
