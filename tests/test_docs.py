@@ -105,23 +105,21 @@ def run_page(page: Path, chosen: list[Block], hub: Path, folder: Path, address: 
 @pytest.mark.parametrize("page", [page for page in PAGES if with_python(page)], ids=name_of)
 def test_a_page_runs_from_top_to_bottom(page: Path, hub: Path, workspace: Path, address: str | None) -> None:
     skip_where_marked(page_marks(page))
-    chosen = [
-        block
-        for block in blocks(page)
-        if block.language == "python" and not {"needs", "skip"} & block.marks.keys()
-    ]
+    chosen = [block for block in blocks(page) if block.language == "python" and not is_apart(page, block)]
     if "flashrank" in page.stem:
         fill_flashrank(workspace)
     run_page(page, chosen, hub, workspace, address)
 
 
+def is_apart(page: Path, block: Block) -> bool:
+    """Say whether a block needs something of its own: other people's code, mostly."""
+    return bool({"needs", "skip"} & (block.marks.keys() - page_marks(page).keys()))
+
+
 def blocks_apart() -> Iterator[object]:
-    """Yield the Python blocks that need something of their own: other people's code, mostly."""
     for page in PAGES:
         for block in blocks(page):
-            if block.language == "python" and {"needs", "skip"} & (
-                block.marks.keys() - page_marks(page).keys()
-            ):
+            if block.language == "python" and is_apart(page, block):
                 yield pytest.param(page, block, id=f"{name_of(page)}:{block.line}")
 
 
