@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 from safetensors.torch import save_file
 
+from rerank_plugins.demo.data import load_passages, load_queries
 from rerank_plugins.scoring import family
 from rerank_plugins.scoring.loading import load_weights
 from tests.models import BUNDLED, add_tokenizer
@@ -64,8 +65,20 @@ def fill(folder: Path) -> None:
     run = [f"{q} Q0 {d} {rank} {10 - rank} bm25\n" for q in QUERIES for rank, d in enumerate(PASSAGES, 1)]
     (folder / "bm25.run").write_text("".join(run))
     (folder / "qrels.txt").write_text("q1 0 d2 1\nq2 0 d3 1\n")
-    own = {"query": QUERIES["q1"], "documents": list(PASSAGES.values()), "relevant": [1]}
-    (folder / "own.jsonl").write_text(json.dumps(own) + "\n")
+    (folder / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own_data()))
+
+
+def own_data() -> list[dict[str, object]]:
+    """Return the demo's questions, each with its right passages among the 20 that follow."""
+    passages, rows = load_passages(), []
+    for place, question in enumerate(load_queries()):
+        others = [p for p in passages if p.id not in question.relevant][place : place + 20]
+        right = [p for p in passages if p.id in question.relevant]
+        chosen = sorted([*others, *right], key=lambda passage: passage.id)
+        relevant = [i for i, passage in enumerate(chosen) if passage.id in question.relevant]
+        texts = [passage.text for passage in chosen]
+        rows.append({"query": question.text, "documents": texts, "relevant": relevant})
+    return rows
 
 
 def fill_flashrank(folder: Path) -> None:
