@@ -1,4 +1,4 @@
-"""Write the measured tables into README.md and docs/ from benchmarks/results, none by hand.
+"""Write the measured tables into README.md and docs/ from benchmarks/results and training/, none by hand.
 
 python benchmarks/render.py [--check]
 """
@@ -13,10 +13,7 @@ from typing import Annotated, Any
 import typer
 
 ROOT = Path(__file__).parents[1]
-PAGES = (
-    ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("performance", "evaluation", "scale-out")),
-)
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 RESULTS = Path(__file__).parent / "results"
 
 Rows = list[dict[str, Any]]
@@ -105,6 +102,18 @@ def headline() -> str:
         "sentence-transformers' default",
     ]
     return table(head, lines)
+
+
+def bundled(name: str) -> str:
+    """Return nDCG@10 of the bundled model on its test sets."""
+    report = json.loads((ROOT / "training" / f"{name}.json").read_text())
+    titles = {"dl19": "TREC DL 2019", "dl21": "TREC DL 2021", "scifact": "BEIR SciFact"}
+    lines = [
+        [title, report[key]["queries"], f"{report[key]['bm25']:.4f}", f"**{report[key]['reranked']:.4f}**"]
+        for key, title in titles.items()
+        if key in report
+    ]
+    return table(["test set", "queries", f"{report['measure']}, {report['first_stage']}", "reranked"], lines)
 
 
 def race(name: str) -> str:
@@ -316,6 +325,7 @@ def _interval(change: dict[str, float]) -> str:
 BLOCKS: dict[str, Callable[..., str]] = {
     "summary": summary,
     "headline": headline,
+    "bundled": bundled,
     "race": race,
     "callers": callers,
     "scaling": scaling,
@@ -335,7 +345,9 @@ def render(text: str) -> str:
         block, *arguments = match["call"].split()
         return f"<!-- {match['call']} -->\n\n{BLOCKS[block](*arguments)}\n\n<!-- end -->"
 
-    return re.sub(r"<!-- (?P<call>\w+[^>]*?) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
+    return re.sub(
+        rf"<!-- (?P<call>(?:{'|'.join(BLOCKS)})\b[^>]*?) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL
+    )
 
 
 def main(

@@ -82,7 +82,7 @@ class CrossEncoderRerank(
     Raises:
         InvalidInputError: If a setting is invalid, or two of model, scorer and reranker are given.
 
-    Example:
+    Examples:
         >>> from langchain_core.documents import Document
         >>> from rerank_plugins.langchain import CrossEncoderRerank
         >>> rerank = CrossEncoderRerank(model="bundled", top_n=1)
@@ -289,7 +289,7 @@ class CrossEncoder(BaseCrossEncoder):
     Raises:
         InvalidInputError: If a setting is invalid, or model and scorer are given.
 
-    Example:
+    Examples:
         >>> from rerank_plugins.langchain import CrossEncoder
         >>> scores = CrossEncoder("bundled").score([("who wrote Faust?", "Goethe wrote Faust.")])
         >>> 0.5 < scores[0] < 1

@@ -94,7 +94,7 @@ class CrossEncoderRerank(RerankFields, BaseNodePostprocessor):
     Raises:
         InvalidInputError: If a setting is invalid, or two of model, scorer and reranker are given.
 
-    Example:
+    Examples:
         >>> from llama_index.core.schema import NodeWithScore, TextNode
         >>> from rerank_plugins.llama_index import CrossEncoderRerank
         >>> rerank = CrossEncoderRerank(model="bundled", top_n=1)

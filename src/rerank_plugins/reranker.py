@@ -78,7 +78,7 @@ class Reranker:
         InvalidInputError: If a setting has a value that cannot be used, `scorer` has no `score`, or
             `long_documents="max_passage"` and `scorer` cannot tell windows.
 
-    Example:
+    Examples:
         >>> from rerank_plugins import CrossEncoderScorer, Reranker
         >>> reranker = Reranker(CrossEncoderScorer("bundled"), top_k=1)
         >>> ranking = reranker.rank("who wrote Faust?", ["Goethe wrote Faust.", "A fist is a hand."])

@@ -37,7 +37,7 @@ class CrossEncoderScorer:
         ModelFormatError: If it is no cross-encoder with one logit, or its files are damaged.
         MissingExtraError: If its architecture needs an extra that is not installed.
 
-    Example:
+    Examples:
         >>> from rerank_plugins import CrossEncoderScorer
         >>> with CrossEncoderScorer("bundled") as scorer:
         ...     scorer.score("who wrote Faust?", ["Goethe wrote Faust.", "A fist is a hand."]).shape

@@ -34,7 +34,7 @@ class CrossEncoderRanker:
     are copies with the new score, best first; the given documents stay as they are. The order of steps is:
     score, sort, drop below `min_score`, cut to `top_k`.
 
-    Example:
+    Examples:
         >>> from haystack import Document
         >>> from rerank_plugins.haystack import CrossEncoderRanker
         >>> ranker = CrossEncoderRanker("bundled", top_k=1)
