@@ -18,7 +18,6 @@ import pytest
 import typer
 import yaml
 
-from rerank_plugins import CrossEncoderScorer, Reranker
 from rerank_plugins.cli.app import app
 from tests.pages import PAGES, ROOT, Block, blocks, commands, name_of, not_run, page_marks
 from tests.workspace import environment, fill, fill_flashrank, make_hub, serve
