@@ -91,6 +91,16 @@ def test_fifty_megabytes(client: httpx.Client, declared: bool) -> None:
     assert "bytes" in reply.json()["message"]
 
 
+@pytest.mark.parametrize("over", [0, 1])
+def test_the_limit_of_bytes_to_the_byte(reranker: Reranker, over: int) -> None:
+    content = json.dumps(GOOD).encode()
+    settings = ServerSettings(max_body_bytes=len(content) - over)
+    with live(create_app(settings, pool=ModelPool.of({"bundled": reranker}))) as url:
+        for body in (content, iter([content[:20], content[20:]])):
+            reply = httpx.post(f"{url}/v1/rerank", content=body, headers=JSON)
+            assert reply.status_code == (413 if over else 200)
+
+
 def test_paths_and_methods(client: httpx.Client) -> None:
     for reply, status in (
         (client.get("/v1/rerank"), 405),

@@ -172,6 +172,30 @@ def test_models_load_on_demand_once_and_off_the_loop(monkeypatch: pytest.MonkeyP
         assert client.get("/v1/models").json()["data"][0]["loaded"] is True
 
 
+def test_several_models_at_once_keep_their_scores_apart(
+    reranker: Reranker, tiny_scorer: CrossEncoderScorer
+) -> None:
+    other = Reranker(tiny_scorer)
+    pool = ModelPool.of({"bundled": reranker, "tiny": other}, {"small": "tiny"})
+    with (
+        live(create_app(ServerSettings(), pool=pool)) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+
+        def ask(i: int) -> None:
+            name, expected = (("bundled", reranker), ("tiny", other), ("small", other))[i % 3]
+            asked = body(i, documents=5)
+            reply = client.post("/v1/rerank", json=asked | {"model": name}).json()
+            ranking = expected.rank(asked["query"], asked["documents"])
+            assert reply["model"] == ("bundled" if i % 3 == 0 else "tiny")
+            assert [row["relevance_score"] for row in reply["results"]] == pytest.approx(
+                [ranked.score for ranked in ranking], abs=1e-5
+            )
+
+        with ThreadPoolExecutor(6) as callers:
+            list(callers.map(ask, range(18)))
+
+
 async def test_who_stops_waiting_does_not_stop_a_load(
     monkeypatch: pytest.MonkeyPatch, reranker: Reranker
 ) -> None:

@@ -63,6 +63,7 @@ def serve(
         root_path=settings.root_path,
         log_config=None,
         access_log=False,
+        ws="none",
         server_header=False,
         # Longer than clients and balancers keep idle connections, so that they never write to a closed one.
         timeout_keep_alive=75,
