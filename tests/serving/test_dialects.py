@@ -263,15 +263,17 @@ def test_how_many_results_there_are_is_the_clients_choice(reranker: Reranker) ->
 
 
 def test_long_documents_are_read_as_the_server_says(reranker: Reranker) -> None:
-    windows = Reranker(reranker.scorer, long_documents="max_passage")
-    far = f"{LONG} Goethe wrote Faust."
+    windows = Reranker(reranker.scorer, long_documents="max_passage", passage_tokens=64, max_passages=3)
+    near = " ".join(LONG.split()[:40])
+    far = f"{near} Goethe wrote Faust."
     with live(create_app(ServerSettings(), pool=ModelPool.of({"windows": windows}))) as url:
-        body = {"query": QUERY, "documents": [LONG, far], "truncation": False}
+        body = {"query": QUERY, "documents": [near, far], "truncation": False}
         reply = post(f"{url}/v1/rerank", json=body).json()
-        ranking = windows.rank(QUERY, [LONG, far])
+        ranking = windows.rank(QUERY, [near, far])
+        assert ranking[0].passages > 1
         assert same(got(reply["results"]), [(ranked.index, ranked.score) for ranked in ranking])
         assert [row["truncated"] for row in reply["results"]] == [False, False]
-        limited = post(f"{url}/v1/rerank", json={**body, "documents": [far * 9]})
+        limited = post(f"{url}/v1/rerank", json={**body, "documents": [far * 3]})
         assert limited.status_code == 422, "more windows than are read"
 
 
