@@ -20,10 +20,12 @@ def reranker(bundled: CrossEncoderScorer) -> Reranker:
 
 @pytest.fixture
 def app(reranker: Reranker) -> FastAPI:
-    return create_app(ServerSettings(), pool=ModelPool.of({"bundled": reranker}, {"rerank-v3.5": "bundled"}))
+    # A busy machine is slow, which no test is about that does not say so.
+    patient = ServerSettings(max_wait_ms=600_000, deadline_ms=600_000)
+    return create_app(patient, pool=ModelPool.of({"bundled": reranker}, {"rerank-v3.5": "bundled"}))
 
 
 @pytest.fixture
 def client(app: FastAPI) -> Iterator[httpx.Client]:
-    with live(app) as url, httpx.Client(base_url=url, timeout=30) as client:
+    with live(app) as url, httpx.Client(base_url=url, timeout=600) as client:
         yield client

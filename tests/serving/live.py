@@ -4,10 +4,15 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+import httpx
 import uvicorn
 from fastapi import FastAPI
+
+# A busy machine is slow.
+get, post = partial(httpx.get, timeout=600), partial(httpx.post, timeout=600)
 
 
 @contextmanager

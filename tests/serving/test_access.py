@@ -32,7 +32,7 @@ def test_keys_from_a_file_and_from_the_environment(
     settings.check_exposure()
     assert SECRET not in repr(settings) + settings.model_dump_json()
     app = create_app(settings, pool=ModelPool.of({"bundled": reranker}))
-    with live(app) as url, httpx.Client(base_url=url) as client, caplog.at_level("INFO"):
+    with live(app) as url, httpx.Client(base_url=url, timeout=600) as client, caplog.at_level("INFO"):
 
         def ask(authorization: str | None, path: str = "/v2/rerank") -> httpx.Response:
             headers = {} if authorization is None else {"Authorization": authorization}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 
+from tests.serving.live import post
 from tests.serving.test_faults import send, wait_until
 
 GOOD = {"query": "who wrote Faust?", "documents": ["A fist is a hand.", "Goethe wrote Faust."]}
@@ -39,7 +40,7 @@ class Running:
         return found[1] if found else ""
 
     def wait(self) -> int:
-        status = self.process.wait(60)
+        status = self.process.wait(300)
         self._reader.join()
         return status
 
@@ -74,10 +75,10 @@ def test_it_serves_logs_and_drains(tmp_path: Path) -> None:
     options = ("--keys-file", str(keys), "--alias", "*=bundled", "--max-body-bytes", "2000000")
     with serving(*options) as running:
         headers = {"Authorization": f"Bearer {key}", "X-Request-ID": "first"}
-        with httpx.Client(base_url=running.url, headers=headers, timeout=60) as client:
+        with httpx.Client(base_url=running.url, headers=headers, timeout=600) as client:
             reply = client.post("/v2/rerank", json=GOOD | {"model": "rerank-v3.5"})
             assert reply.json()["results"][0]["index"] == 1
-            assert httpx.post(f"{running.url}/v2/rerank", json=GOOD).status_code == 401
+            assert post(f"{running.url}/v2/rerank", json=GOOD).status_code == 401
             drain(running, client, headers)
         assert running.wait() == 0
     logged = [json.loads(line) for line in running.lines]
@@ -126,7 +127,10 @@ def drain(running: Running, client: httpx.Client, headers: dict[str, str]) -> No
 
 
 def test_draining_ends_in_time() -> None:
-    with serving("--drain-seconds", "0.2") as running, httpx.Client(base_url=running.url) as client:
+    with (
+        serving("--drain-seconds", "0.2") as running,
+        httpx.Client(base_url=running.url, timeout=600) as client,
+    ):
         head = "POST /v1/rerank HTTP/1.1\nHost: a\nContent-Type: application/json\nContent-Length: 1000"
         with send(client, head, b'{"query": '):
             wait_until(lambda: client.get("/health").status_code == 200)

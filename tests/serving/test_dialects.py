@@ -10,7 +10,7 @@ from rerank_plugins import Reranker
 from rerank_plugins.serving.app import create_app
 from rerank_plugins.serving.models import ModelPool
 from rerank_plugins.serving.settings import ServerSettings
-from tests.serving.live import live
+from tests.serving.live import get, live, post
 
 QUERY = "who wrote Faust?"
 DOCUMENTS = ["A fist is a hand.", "Goethe wrote Faust.", "", "Rice is a grass."]
@@ -105,10 +105,10 @@ def test_the_servers_scale_counts_where_a_request_does_not_say(reranker: Reranke
     pool = ModelPool.of({"bundled": Reranker(reranker.scorer, scale="logit")})
     with live(create_app(ServerSettings(), pool=pool)) as url:
         body = {"query": QUERY, "documents": DOCUMENTS}
-        logits = httpx.post(f"{url}/v1/rerank", json=body).json()
+        logits = post(f"{url}/v1/rerank", json=body).json()
         assert logits["scale"] == "logit"
         assert same(got(logits["results"]), expected(reranker, scale="logit"))
-        chances = httpx.post(f"{url}/v1/rerank", json=body | {"use_activation": True}).json()
+        chances = post(f"{url}/v1/rerank", json=body | {"use_activation": True}).json()
         assert same(got(chances["results"]), expected(reranker))
 
 
@@ -258,20 +258,22 @@ def test_info_tells_what_a_client_may_send(client: httpx.Client) -> None:
 def test_how_many_results_there_are_is_the_clients_choice(reranker: Reranker) -> None:
     strict = Reranker(reranker.scorer, top_k=1, min_score=0.999, on_error="keep_order")
     with live(create_app(ServerSettings(), pool=ModelPool.of({"strict": strict}))) as url:
-        reply = httpx.post(f"{url}/v1/rerank", json={"query": QUERY, "documents": DOCUMENTS}).json()
+        reply = post(f"{url}/v1/rerank", json={"query": QUERY, "documents": DOCUMENTS}).json()
         assert same(got(reply["results"]), expected(reranker))
 
 
 def test_long_documents_are_read_as_the_server_says(reranker: Reranker) -> None:
-    windows = Reranker(reranker.scorer, long_documents="max_passage")
-    far = f"{LONG} Goethe wrote Faust."
+    windows = Reranker(reranker.scorer, long_documents="max_passage", passage_tokens=64, max_passages=3)
+    near = " ".join(LONG.split()[:40])
+    far = f"{near} Goethe wrote Faust."
     with live(create_app(ServerSettings(), pool=ModelPool.of({"windows": windows}))) as url:
-        body = {"query": QUERY, "documents": [LONG, far], "truncation": False}
-        reply = httpx.post(f"{url}/v1/rerank", json=body, timeout=60).json()
-        ranking = windows.rank(QUERY, [LONG, far])
+        body = {"query": QUERY, "documents": [near, far], "truncation": False}
+        reply = post(f"{url}/v1/rerank", json=body).json()
+        ranking = windows.rank(QUERY, [near, far])
+        assert ranking[0].passages > 1
         assert same(got(reply["results"]), [(ranked.index, ranked.score) for ranked in ranking])
         assert [row["truncated"] for row in reply["results"]] == [False, False]
-        limited = httpx.post(f"{url}/v1/rerank", json={**body, "documents": [far * 9]}, timeout=60)
+        limited = post(f"{url}/v1/rerank", json={**body, "documents": [far * 3]})
         assert limited.status_code == 422, "more windows than are read"
 
 
@@ -281,7 +283,7 @@ def test_behind_a_proxy_that_strips_a_path(reranker: Reranker) -> None:
     with live(app, root_path="/reranker") as url:
         headers = {"Authorization": "Bearer 0123456789abcdef"}
         body = {"query": QUERY, "documents": DOCUMENTS}
-        assert httpx.post(f"{url}/v1/rerank", json=body, headers=headers).status_code == 200
-        assert httpx.get(f"{url}/health").status_code == 200
-        document = httpx.get(f"{url}/openapi.json", headers=headers).json()
+        assert post(f"{url}/v1/rerank", json=body, headers=headers).status_code == 200
+        assert get(f"{url}/health").status_code == 200
+        document = get(f"{url}/openapi.json", headers=headers).json()
         assert document["servers"] == [{"url": "/reranker"}]

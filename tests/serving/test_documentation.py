@@ -39,7 +39,7 @@ def test_there_are_calls_to_run() -> None:
 @pytest.mark.parametrize(("call", "shown"), CALLS, ids=range(len(CALLS)))
 def test_a_curl_command_prints_what_the_page_shows(client: httpx.Client, call: str, shown: Any) -> None:
     script = call.replace("http://127.0.0.1:8000", str(client.base_url).rstrip("/"))
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, timeout=300)
     found = json.loads(done.stdout)
     if shown is None:
         assert "message" not in found

@@ -17,14 +17,17 @@ from rerank_plugins.serving.app import create_app
 from rerank_plugins.serving.errors import RequestError
 from rerank_plugins.serving.models import ModelPool
 from rerank_plugins.serving.settings import ServerSettings
-from tests.serving.live import live
+from tests.serving.live import live, post
 from tests.serving.test_faults import send, wait_until
 
 GOOD = {"query": "who wrote Faust?", "documents": ["A fist is a hand.", "Goethe wrote Faust."]}
 
 
-def body(i: int, documents: int = 40) -> dict[str, Any]:
-    return {"query": f"question {i}?", "documents": [f"text {i} {j} " * 30 for j in range(documents)]}
+PATIENT = {"max_wait_ms": 600_000, "deadline_ms": 600_000}
+
+
+def body(i: int, documents: int = 40, words: int = 30) -> dict[str, Any]:
+    return {"query": f"question {i}?", "documents": [f"text {i} {j} " * words for j in range(documents)]}
 
 
 class Gate:
@@ -34,7 +37,7 @@ class Gate:
         self.open = threading.Event()
 
     def score(self, query: str, documents: list[str]) -> Any:
-        assert self.open.wait(60)
+        assert self.open.wait(300)
         return np.zeros(len(documents), dtype=np.float32)
 
 
@@ -51,7 +54,7 @@ def gated(gate: Gate, **settings: Any) -> FastAPI:
 
 def test_replies_of_many_at_once_are_not_mixed_up(client: httpx.Client, reranker: Reranker) -> None:
     def ask(i: int) -> None:
-        asked = body(i, documents=1 + i % 7)
+        asked = body(i, documents=1 + i % 7, words=4)
         reply = client.post("/v1/rerank", json=asked).json()
         ranking = reranker.rank(asked["query"], asked["documents"])
         scores = {ranked.index: ranked.score for ranked in ranking}
@@ -65,7 +68,11 @@ def test_replies_of_many_at_once_are_not_mixed_up(client: httpx.Client, reranker
 
 def test_more_requests_than_may_be_inside_are_refused_at_the_door(gate: Gate) -> None:
     app = gated(gate, max_waiting_requests=2)
-    with live(app) as url, ThreadPoolExecutor(2) as callers, httpx.Client(base_url=url) as client:
+    with (
+        live(app) as url,
+        ThreadPoolExecutor(2) as callers,
+        httpx.Client(base_url=url, timeout=600) as client,
+    ):
         inside = [callers.submit(client.post, "/v1/rerank", json=GOOD) for _ in range(2)]
         wait_until(lambda: app.state.service.door.inside == 2)
         # Its body is not read, however long it is.
@@ -81,7 +88,11 @@ def test_more_requests_than_may_be_inside_are_refused_at_the_door(gate: Gate) ->
 
 def test_more_tokens_than_may_wait_are_refused(gate: Gate) -> None:
     app = gated(gate, max_queue_tokens=100)
-    with live(app) as url, ThreadPoolExecutor(1) as callers, httpx.Client(base_url=url) as client:
+    with (
+        live(app) as url,
+        ThreadPoolExecutor(1) as callers,
+        httpx.Client(base_url=url, timeout=600) as client,
+    ):
         # When nothing waits, a request is taken, whatever its size.
         inside = callers.submit(client.post, "/v1/rerank", json=body(1, documents=2))
         wait_until(lambda: app.state.service.door.inside == 1)
@@ -127,7 +138,7 @@ def test_a_deadline_ends_the_wait_and_drops_the_work(
 
 def test_the_servers_own_deadline(gate: Gate) -> None:
     with live(gated(gate, deadline_ms=50)) as url:
-        late = httpx.post(f"{url}/v1/rerank", json=GOOD, headers={"X-Request-Timeout-Ms": "60000"})
+        late = post(f"{url}/v1/rerank", json=GOOD, headers={"X-Request-Timeout-Ms": "60000"})
         assert late.status_code == 504, "a header cannot make it longer"
         gate.open.set()
 
@@ -161,8 +172,12 @@ def test_models_load_on_demand_once_and_off_the_loop(monkeypatch: pytest.MonkeyP
         Reranker, "from_settings", classmethod(lambda cls, *args: loads.append(args[0].model) or load(*args))
     )
     monkeypatch.setenv("RERANK_DEVICE", "cpu")
-    app = create_app(ServerSettings(models=("bundled",), load="lazy"))
-    with live(app) as url, httpx.Client(base_url=url, timeout=60) as client, ThreadPoolExecutor(8) as callers:
+    app = create_app(ServerSettings(models=("bundled",), load="lazy", **PATIENT))
+    with (
+        live(app) as url,
+        httpx.Client(base_url=url, timeout=600) as client,
+        ThreadPoolExecutor(8) as callers,
+    ):
         assert client.get("/ready").json() == {"status": "ready"}
         assert client.get("/v1/models").json()["data"][0]["loaded"] is False
         assert not loads
@@ -172,6 +187,28 @@ def test_models_load_on_demand_once_and_off_the_loop(monkeypatch: pytest.MonkeyP
         assert client.get("/v1/models").json()["data"][0]["loaded"] is True
 
 
+def test_several_models_at_once_keep_their_scores_apart(
+    reranker: Reranker, tiny_scorer: CrossEncoderScorer
+) -> None:
+    other = Reranker(tiny_scorer)
+    pool = ModelPool.of({"bundled": reranker, "tiny": other}, {"small": "tiny"})
+    app = create_app(ServerSettings(**PATIENT), pool=pool)
+    with live(app) as url, httpx.Client(base_url=url, timeout=600) as client:
+
+        def ask(i: int) -> None:
+            name, expected = (("bundled", reranker), ("tiny", other), ("small", other))[i % 3]
+            asked = body(i, documents=5, words=4)
+            reply = client.post("/v1/rerank", json=asked | {"model": name}).json()
+            ranking = expected.rank(asked["query"], asked["documents"])
+            assert reply["model"] == ("bundled" if i % 3 == 0 else "tiny")
+            assert [row["relevance_score"] for row in reply["results"]] == pytest.approx(
+                [ranked.score for ranked in ranking], abs=1e-5
+            )
+
+        with ThreadPoolExecutor(6) as callers:
+            list(callers.map(ask, range(18)))
+
+
 async def test_who_stops_waiting_does_not_stop_a_load(
     monkeypatch: pytest.MonkeyPatch, reranker: Reranker
 ) -> None:
@@ -179,7 +216,7 @@ async def test_who_stops_waiting_does_not_stop_a_load(
 
     def load(*settings: Any) -> Reranker:
         loads.append(settings)
-        assert go.wait(60)
+        assert go.wait(300)
         return reranker
 
     monkeypatch.setattr(Reranker, "from_settings", load)

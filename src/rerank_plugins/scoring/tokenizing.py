@@ -64,6 +64,15 @@ class TextTokenizer:
             count *= 4
         return [np.frombuffer(ids[:size], dtype=np.int32) for ids in found]
 
+    def head(self, text: str, words: int) -> str:
+        """Return the start of a text whose ids are the first of all: so many words, or the whole of it."""
+        end = -1
+        for _ in range(words if self._by_word else 0):
+            end = text.find(" ", end + 1)
+            if end < 0:
+                return text
+        return text[:end] if self._by_word else text
+
     def _learn(self, words: Iterable[str]) -> dict[str, bytes]:
         """Return the ids of new words, and remember those that may come back."""
         new = list(words)

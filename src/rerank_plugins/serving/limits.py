@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
-from starlette.requests import ClientDisconnect
 
 from rerank_plugins.serving.errors import RequestError
 from rerank_plugins.serving.service import Service
@@ -17,7 +17,6 @@ __all__ = ["TIMEOUT_HEADER", "JsonRoute", "service_of", "while_wanted"]
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 
-# A client that is told "too large" in the middle of its body often misses it, so some is read and let go.
 _READ_AND_DROPPED = 64 * 2**20
 _DROP_SECONDS = 2.0
 
@@ -35,11 +34,7 @@ class _JsonRequest(Request):
 
     async def body(self) -> bytes:
         if not hasattr(self, "_body"):
-            most = service_of(self).settings.max_body_bytes
-            declared = self.headers.get("content-length", "")
-            if declared.isdigit() and int(declared) > most:
-                await self._refuse(0)
-            self._body = await self._read(most)
+            self._body = await self._read(service_of(self).settings.max_body_bytes)
         return self._body
 
     async def json(self) -> Any:
@@ -50,36 +45,37 @@ class _JsonRequest(Request):
             raise RequestError(400, "invalid", f"the body must be JSON, but: {error}") from None
 
     async def _read(self, most: int) -> bytes:
+        declared = self.headers.get("content-length", "")
+        too_large = declared.isascii() and declared.isdigit() and int(declared) > most
         body = bytearray()
-        try:
-            async for chunk in self.stream():
-                body += chunk
-                if len(body) > most:
-                    await self._refuse(len(body))
-        except ClientDisconnect:
-            raise RequestError(499, "left", "the client left in the middle of its body") from None
+        chunks = self._chunks()
+        while not too_large and (chunk := await anext(chunks, None)) is not None:
+            body += chunk
+            too_large = len(body) > most
+        if too_large:
+            await _drop(chunks)
+            raise RequestError(413, "too_large", f"a request may have {most} bytes; send fewer documents")
         return bytes(body)
 
-    async def _refuse(self, read: int) -> None:
-        try:
-            async with asyncio.timeout(_DROP_SECONDS):
-                async for chunk in self._rest():
-                    read += len(chunk)
-                    if read > _READ_AND_DROPPED:
-                        break
-        except TimeoutError:
-            pass
-        most = service_of(self).settings.max_body_bytes
-        raise RequestError(413, "too_large", f"a request may have {most} bytes; send fewer documents")
-
-    async def _rest(self) -> AsyncIterator[bytes]:
-        while True:
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        more = True
+        while more:
             message = await self.receive()
             if message["type"] == "http.disconnect":
-                return
+                raise RequestError(499, "left", "the client left in the middle of its body")
             yield message.get("body", b"")
-            if not message.get("more_body", False):
-                return
+            more = message.get("more_body", False)
+
+
+async def _drop(chunks: AsyncIterator[bytes]) -> None:
+    """Read on for a while: a client that is answered in the middle of its body often misses the answer."""
+    read = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DROP_SECONDS):
+            async for chunk in chunks:
+                read += len(chunk)
+                if read > _READ_AND_DROPPED:
+                    return
 
 
 class JsonRoute(APIRoute):

@@ -60,6 +60,7 @@ def serve(settings: ServerSettings | None = None, *, pool: ModelPool | None = No
         root_path=settings.root_path,
         log_config=None,
         access_log=False,
+        ws="none",
         server_header=False,
         # Longer than clients and balancers keep idle connections, so that they never write to a closed one.
         timeout_keep_alive=75,
