@@ -75,7 +75,7 @@ def test_models_are_asked_at_the_scrape_and_counted_once(
     assert value(metrics, "batches_total", model="bundled") == stats.batches
     padded = value(metrics, "batch_padded_tokens_total", model="bundled")
     assert stats.tokens <= padded <= value(metrics, "batch_capacity_tokens_total", model="bundled")
-    assert value(metrics, "waiting_requests") == 3
+    assert value(metrics, "requests_in_progress") == 3
     assert value(metrics, "models_loaded") == 3
     assert value(metrics, "queue_tokens", model="bundled") == 0
     what = {"device": "cpu", "dtype": info.dtype, "engine": info.engine}

@@ -267,7 +267,7 @@ def test_metrics_count_what_the_server_did(client: httpx.Client) -> None:
         'rerank_requests_total{dialect="rerank",status="404"} 1.0',
         'rerank_rejected_total{reason="unknown_model"} 1.0',
         'rerank_documents_total{model="bundled"} 6.0',
-        "rerank_waiting_requests 0.0",
+        "rerank_requests_in_progress 0.0",
         "rerank_models_loaded 1.0",
     ):
         assert line in text.splitlines()

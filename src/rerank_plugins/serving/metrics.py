@@ -99,14 +99,14 @@ class Metrics:
         self.history.add("tokens", stats.tokens)
         self.history.add("truncated", stats.truncated)
 
-    def watch(self, loaded: Callable[[], Mapping[str, Reranker]], waiting: Callable[[], int]) -> None:
+    def watch(self, loaded: Callable[[], Mapping[str, Reranker]], inside: Callable[[], int]) -> None:
         """Tell also of models and queues, asked for at each scrape.
 
         Args:
             loaded: Returns the models that are loaded, by name.
-            waiting: Returns how many requests wait.
+            inside: Returns how many requests are inside.
         """
-        self.registry.register(Watched(loaded, waiting))
+        self.registry.register(Watched(loaded, inside))
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """Return all metrics in the format that an `Accept` header asks for, and its content type."""

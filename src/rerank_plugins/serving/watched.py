@@ -25,16 +25,16 @@ class Watched(Collector):
 
     Args:
         loaded: Returns the models that are loaded, by name.
-        waiting: Returns how many requests wait.
+        inside: Returns how many requests are inside.
     """
 
-    def __init__(self, loaded: Callable[[], Mapping[str, Reranker]], waiting: Callable[[], int]) -> None:
+    def __init__(self, loaded: Callable[[], Mapping[str, Reranker]], inside: Callable[[], int]) -> None:
         self._loaded = loaded
-        self._waiting = waiting
+        self._inside = inside
 
     def collect(self) -> Iterable[Metric]:
         """Yield the families with their values now."""
-        yield GaugeMetricFamily("rerank_waiting_requests", "Requests that wait.", value=self._waiting())
+        yield GaugeMetricFamily("rerank_requests_in_progress", "Requests inside.", value=self._inside())
         yield GaugeMetricFamily("rerank_models_loaded", "Models that are loaded.", value=len(self._loaded()))
         own = list(self._own())
         yield from _described({model: scorer.info for model, scorer in own})
