@@ -192,6 +192,8 @@ def accuracy(name: str) -> str:
 
 def labelling() -> str:
     """Return what labelling through Ray Data does."""
+    if not (RESULTS / "labelling.json").exists():
+        return "Not measured yet."
     report = read("labelling")
     killed = report["killed"]
     alone, workers = report["docs_per_second_in_process"], report["docs_per_second_per_worker"]
