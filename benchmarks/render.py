@@ -216,7 +216,7 @@ def sizing(price: str) -> str:
     for name, report, _, rows in runs():
         for int8 in (False, True):
             ours = best(rows, "rerank-plugins", int8)
-            if ours is not None:
+            if ours is not None and name.endswith(("-msmarco", "-rag")):
                 rate = ours["docs_per_second"]
                 cost = 1e6 / rate / 3600 * float(price)
                 cells = [name.partition("-")[0], ours["name"].split()[1], f"{report['tokens_per_pair']:.0f}"]
