@@ -204,6 +204,8 @@ def accuracy(name: str) -> str:
 
 def labelling() -> str:
     """Return what labelling through Ray Data does."""
+    if not (RESULTS / "labelling.json").exists():
+        return "Not measured yet."
     report = read("labelling")
     killed = report["killed"]
     alone, workers = report["docs_per_second_in_process"], report["docs_per_second_per_worker"]
@@ -226,7 +228,7 @@ def sizing(price: str) -> str:
     for name, report, _, rows in runs():
         for int8 in (False, True):
             ours = best(rows, "rerank-plugins", int8)
-            if ours is not None:
+            if ours is not None and name.endswith(("-msmarco", "-rag")):
                 rate = ours["docs_per_second"]
                 cost = 1e6 / rate / 3600 * float(price)
                 cells = [name.partition("-")[0], ours["name"].split()[1], f"{report['tokens_per_pair']:.0f}"]

@@ -85,9 +85,12 @@ def cluster(address: str | None) -> Iterator[None]:
         return
     try:
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError) as error:
         msg = f"address must be that of a Ray cluster, but {address!r}: {error}"
         raise InvalidInputError(msg) from error
+    except Exception as error:  # Ray raises bare ones, where the machine is too busy for its 30 seconds
+        msg = f"Ray must start, but: {error}"
+        raise ScoringError(msg) from error
     try:
         yield
     finally:
