@@ -12,7 +12,7 @@ import pytest
 from tests.pages import ROOT
 
 mkdocstrings = pytest.importorskip("mkdocstrings")
-MODULES = ("", ".langchain", ".llama_index", ".errors", ".calibration", ".evaluation")
+MODULES = ("", ".langchain", ".llama_index", ".errors", ".calibration", ".evaluation", ".labelling")
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,16 @@
 """Everything this library raises on purpose.
 
-RerankError
-├── InvalidInputError(ValueError)       a value that cannot be scored or used as a setting
-│   └── InvalidTypeError(TypeError)     the same, because its type is wrong
-├── ModelError                          a model that cannot be used
-│   ├── ModelNotFoundError(OSError)     not on disk, not in the cache, hub out of reach
-│   └── ModelFormatError(ValueError)    found, but its weights, head, config or tokenizer do not fit
-├── ScoringError(RuntimeError)          the engine failed or returned something that is no score
-│   ├── QueueFullError                  too much waits for the engine already
-│   ├── RemoteError                     a rerank server refused, failed, or answered nonsense
-│   └── ScorerClosedError               used after `close()`
-└── MissingExtraError(ImportError)      an optional dependency is not installed
+    RerankError
+    ├── InvalidInputError(ValueError)       a value that cannot be scored or used as a setting
+    │   └── InvalidTypeError(TypeError)     the same, because its type is wrong
+    ├── ModelError                          a model that cannot be used
+    │   ├── ModelNotFoundError(OSError)     not on disk, not in the cache, hub out of reach
+    │   └── ModelFormatError(ValueError)    found, but its weights, head, config or tokenizer do not fit
+    ├── ScoringError(RuntimeError)          the engine failed or returned something that is no score
+    │   ├── QueueFullError                  too much waits for the engine already
+    │   ├── RemoteError                     a rerank server refused, failed, or answered nonsense
+    │   └── ScorerClosedError               used after `close()`
+    └── MissingExtraError(ImportError)      an optional dependency is not installed
 
 The second bases let code that catches the builtin keep working.
 """
