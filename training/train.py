@@ -132,7 +132,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
-            "falling": falling(self.step, self.config.train),
+            "fell": falling(self.step - 1, self.config.train),
             "steps": self.config.train.steps,
         }
         path = self.output / name
@@ -146,7 +146,7 @@ class Trainer:
             if not path.exists():
                 continue
             state = torch.load(path, weights_only=True)
-            if state["falling"] and state["steps"] != self.config.train.steps:
+            if state["fell"] and state["steps"] != self.config.train.steps:
                 continue  # its rate fell for another end
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])

@@ -57,6 +57,7 @@ def test_texts_are_encoded_as_their_mean_and_found_again(tmp_path) -> None:
     bert = BertModel.from_pretrained(encoder_folder()).eval()
     tokenizer = Tokenizer.from_file(str(encoder_folder() / "tokenizer.json"))
     tokenizer.no_padding()
+    tokenizer.no_truncation()
     for text, vector in zip(texts, vectors, strict=True):
         with torch.inference_mode():
             states = bert(input_ids=torch.tensor([tokenizer.encode(text).ids])).last_hidden_state[0]

@@ -26,13 +26,13 @@ SETTINGS = Config(
 )
 
 
-def write_pairs(path: Path) -> Path:
+def write_pairs(path: Path, nouns: tuple[str, ...] = NOUNS) -> Path:
     rows = [
         {
             "query": f"price of {noun} in {place}?",
             "positive": f"In {place} the {noun} is sold for {len(noun) * 3} coins a piece. Dealers know it.",
         }
-        for noun in NOUNS
+        for noun in nouns
         for place in PLACES
     ]
     write_rows(path, rows)
@@ -92,20 +92,20 @@ def test_more_steps_go_on_from_before_the_rate_fell(work: Path, tmp_path: Path) 
 
 
 def test_a_model_adapts_to_pairs_and_documents(tmp_path: Path) -> None:
-    pairs = write_pairs(tmp_path / "pairs.jsonl")
+    pairs = write_pairs(tmp_path / "pairs.jsonl", NOUNS[:5])
     documents = tmp_path / "documents.jsonl"
     write_rows(
         documents,
-        ({"title": f"All about {n}", "text": f"{n} is old. It is traded. It keeps well."} for n in NOUNS),
+        ({"title": f"All about {n}", "text": f"{n} is old. It is traded. It keeps well."} for n in NOUNS[:5]),
     )
-    adapt.main(tmp_path / "model", pairs=pairs, documents=documents, steps=12, max_tokens=64, threads=2)
+    adapt.main(tmp_path / "model", pairs=pairs, documents=documents, steps=2, max_tokens=48, threads=2)
     held_out = json.loads((tmp_path / "model" / "held-out.json").read_text())
     assert held_out["before"].keys() == held_out["after"].keys() >= {"pairs", "mean"}
+    texts = ["In Quito the salt is sold for 12 coins a piece.", "Osaka has rain."]
     with CrossEncoderScorer(str(tmp_path / "model"), device="cpu") as adapted:
-        scores = adapted.score(
-            "price of salt in Quito?", ["In Quito the salt is sold for 12 coins a piece.", "Osaka has rain."]
-        )
+        scores = adapted.score("price of salt in Quito?", texts)
     assert scores[0] > scores[1]
+    assert not (tmp_path / "model" / "training").exists()
 
 
 def test_a_file_that_is_not_pairs_is_refused_with_its_line(tmp_path: Path) -> None:
