@@ -305,7 +305,9 @@ def calibration(name: str) -> str:
             f"{found['error_after']:.3f}",
             f"{found['wanted']:.0%}",
             "" if found["precision"] is None else f"{found['precision']:.0%}",
-            "{:.0%} to {:.0%}".format(*found["precision_interval"]) if found["precision_interval"][0] else "",
+            "{:.0%} to {:.0%}".format(*found["precision_interval"])
+            if found["precision_interval"][0] is not None
+            else "",
             f"{found['recall']:.0%}",
         ]
         for key, row in _sets(name)
