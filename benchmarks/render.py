@@ -1,4 +1,4 @@
-"""Write the measured tables into README.md and docs/ from benchmarks/results, none by hand.
+"""Write the measured tables into README.md and docs/ from benchmarks/results and training/, none by hand.
 
 python benchmarks/render.py [--check]
 """
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "evaluation.md")
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 RESULTS = Path(__file__).parent / "results"
 
 Rows = list[dict[str, Any]]
@@ -104,6 +104,18 @@ def headline() -> str:
     return table(head, lines)
 
 
+def bundled(name: str) -> str:
+    """Return nDCG@10 of the bundled model on its test sets."""
+    report = json.loads((ROOT / "training" / f"{name}.json").read_text())
+    titles = {"dl19": "TREC DL 2019", "dl21": "TREC DL 2021", "scifact": "BEIR SciFact"}
+    lines = [
+        [title, report[key]["queries"], f"{report[key]['bm25']:.4f}", f"**{report[key]['reranked']:.4f}**"]
+        for key, title in titles.items()
+        if key in report
+    ]
+    return table(["test set", "queries", f"{report['measure']}, {report['first_stage']}", "reranked"], lines)
+
+
 def race(name: str) -> str:
     """Return one run in full."""
     parts = []
@@ -190,6 +202,77 @@ def accuracy(name: str) -> str:
     return table(head, lines)
 
 
+def labelling() -> str:
+    """Return what labelling through Ray Data does."""
+    if not (RESULTS / "labelling.json").exists():
+        return "Not measured yet."
+    report = read("labelling")
+    killed = report["killed"]
+    alone, workers = report["docs_per_second_in_process"], report["docs_per_second_per_worker"]
+    lines = [
+        ["pairs", f"{report['pairs']:,}"],
+        ["pairs a second, a plain process", f"{statistics.mean(alone):,.0f}"],
+        ["pairs a second, a worker", f"{statistics.mean(workers):,.0f}"],
+        ["the worker's share of that", f"{report['ratio']:.0%}"],
+        ["labelled when it was killed", f"{killed['pairs_labelled_before']:,}"],
+        ["labelled after it was continued", f"{killed['pairs_labelled_after']:,}"],
+        ["lost, doubled", f"{report['pairs_lost']}, {report['pairs_doubled']}"],
+        ["largest logit difference", f"{report['largest_logit_difference']:.1e}"],
+    ]
+    return table([f"{report['model']}, {report['engine']}", ""], lines)
+
+
+def sizing(price: str) -> str:
+    """Return what a million pairs cost on the machine that was measured, at a price an hour."""
+    lines = []
+    for name, report, _, rows in runs():
+        for int8 in (False, True):
+            ours = best(rows, "rerank-plugins", int8)
+            if ours is not None and name.endswith(("-msmarco", "-rag")):
+                rate = ours["docs_per_second"]
+                cost = 1e6 / rate / 3600 * float(price)
+                cells = [name.partition("-")[0], ours["name"].split()[1], f"{report['tokens_per_pair']:.0f}"]
+                lines.append(
+                    [
+                        *cells,
+                        f"{rate:,.0f}",
+                        f"{1e6 / rate / 3600:.2f}",
+                        f"{cost:.2f}",
+                        f"{0.7 * rate / 50:.1f}",
+                    ]
+                )
+    head = ["model", "engine", "tokens a pair", "pairs a second", "hours for a million", "cost of a million"]
+    return table([*head, "requests a second of 50 documents"], lines)
+
+
+def serving(name: str) -> str:
+    """Return what the server did under load."""
+    report = read(name)
+    full, load = report["throughput"], report["load"]
+    lines = [
+        [
+            f"{row['share']:.0%}",
+            row["requests"],
+            *(f"{row[f'p{percent}_ms']:,.0f}" for percent in (50, 95, 99)),
+            f"{row['refused'] / row['requests']:.0%}",
+            f"{row['refusals']['p99_ms']:,.0f}" if row["refusals"] else "",
+            "{} to {}".format(*row["memory_mib"]),
+        ]
+        for row in load["rows"]
+    ]
+    head = ["load", "requests", "p50 ms", "p95 ms", "p99 ms", "refused", "p99 ms of refusals", "server's MiB"]
+    said = (
+        f"Requests of {full['documents_per_request']} documents, {full['callers']} at once: "
+        f"{full['server_docs_per_second']:,.0f} docs/s through the server, "
+        f"{full['in_process_docs_per_second']:,.0f} in process: **{full['ratio']:.0%}** "
+        f"(median of {len(full['rounds']['server'])} rounds, by turns).\n\n"
+        f"Requests of {load['documents_per_request']} documents that come at random times, as shares of "
+        f"{load['capacity_requests_per_second']:.1f} requests a second, which 8 callers at once get:"
+    )
+    checked = f"{report['replies_checked']:,} replies compared, {report['replies_wrong']} with wrong scores."
+    return f"{said}\n\n{table(head, lines)}\n\n{checked}"
+
+
 SETS = {"dl19": "TREC DL 2019", "dl21": "TREC DL 2021", "scifact": "BEIR SciFact"}
 
 
@@ -222,7 +305,9 @@ def calibration(name: str) -> str:
             f"{found['error_after']:.3f}",
             f"{found['wanted']:.0%}",
             "" if found["precision"] is None else f"{found['precision']:.0%}",
-            "{:.0%} to {:.0%}".format(*found["precision_interval"]) if found["precision_interval"][0] else "",
+            "{:.0%} to {:.0%}".format(*found["precision_interval"])
+            if found["precision_interval"][0] is not None
+            else "",
             f"{found['recall']:.0%}",
         ]
         for key, row in _sets(name)
@@ -244,10 +329,14 @@ def _interval(change: dict[str, float]) -> str:
 BLOCKS: dict[str, Callable[..., str]] = {
     "summary": summary,
     "headline": headline,
+    "bundled": bundled,
     "race": race,
     "callers": callers,
     "scaling": scaling,
     "accuracy": accuracy,
+    "labelling": labelling,
+    "sizing": sizing,
+    "serving": serving,
     "quality": quality,
     "calibration": calibration,
 }
@@ -260,7 +349,9 @@ def render(text: str) -> str:
         block, *arguments = match["call"].split()
         return f"<!-- {match['call']} -->\n\n{BLOCKS[block](*arguments)}\n\n<!-- end -->"
 
-    return re.sub(r"<!-- (?P<call>\w+[^>]*?) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
+    return re.sub(
+        rf"<!-- (?P<call>(?:{'|'.join(BLOCKS)})\b[^>]*?) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL
+    )
 
 
 def main(

@@ -19,10 +19,10 @@ logger = logging.getLogger("evaluate")
 MEASURE = "nDCG@10"
 
 
-def load(data: Path, name: str) -> Topics:
-    """Return BM25's top 100 of a TREC Deep Learning track, or of SciFact."""
+def load(data: Path, name: str, depth: int) -> Topics:
+    """Return BM25's top of a TREC Deep Learning track, or of SciFact."""
     if name == "scifact":
-        return retrieve(load_beir(data / "scifact"), "bm25s", depth=100)
+        return retrieve(load_beir(data / "scifact"), "bm25s", depth=depth)
     folder = data / "trec-dl"
     return load_hits(folder / f"BM25.{name}.top100.json.gz", folder / f"qrels.{name}-passage.txt")
 
@@ -31,25 +31,29 @@ def main(
     data: Annotated[Path, typer.Option(help="Folder of the test sets.")] = Path("../shared/data"),
     model: Annotated[str, typer.Option(help="Model to measure.")] = "bundled",
     sets: Annotated[str, typer.Option(help="Which, by comma.")] = "dl19,dl21,scifact",
+    depth: Annotated[int, typer.Option(help="Candidates a query.")] = 100,
+    queries: Annotated[int | None, typer.Option(help="Only the first queries of each set.")] = None,
     output: Annotated[Path | None, typer.Option(help="Where to write the figures.")] = None,
 ) -> None:
-    """Print nDCG@10 before and after reranking BM25's top 100."""
+    """Print nDCG@10 before and after reranking BM25's top."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     figures: dict[str, Any] = {}
     with CrossEncoderScorer(model, device="cpu") as scorer:
         for name in sets.split(","):
-            found = evaluate(load(data, name), {model: scorer}, depths=(100,))
+            found = evaluate(load(data, name, depth).limit(queries), {model: scorer}, depths=(depth,))
+            best = found.best.comparison
             figures[name] = {
                 "queries": len(found.queries),
                 "bm25": round(found.first.mean[MEASURE], 4),
                 "reranked": round(found.best.measured.mean[MEASURE], 4),
+                "difference_95": [round(end, 4) for end in (best.low, best.high) if end is not None],
             }
             logger.info("%s: %s", name, figures[name])
     if output is not None:
         facts = {
             "model": model,
             "measure": MEASURE,
-            "first_stage": "BM25 top 100",
+            "first_stage": f"BM25 top {depth}",
             "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         }
         output.write_text(json.dumps(facts | figures, indent=2) + "\n")

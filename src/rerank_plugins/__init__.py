@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         ModelFormatError,
         ModelNotFoundError,
         QueueFullError,
+        RemoteError,
         RerankError,
         ScorerClosedError,
         ScoringError,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from rerank_plugins.reranker import Reranker
     from rerank_plugins.scoring.cross_encoder import CrossEncoderScorer
     from rerank_plugins.scoring.protocol import Scorer, ScorerInfo
+    from rerank_plugins.scoring.remote import RemoteScorer, RemoteSettings
     from rerank_plugins.settings import RerankSettings, ScorerSettings
     from rerank_plugins.template import DocumentTemplate, RenderedDocument
 
@@ -46,6 +48,9 @@ __all__ = [
     "RankedDocument",
     "Ranking",
     "RankingStats",
+    "RemoteError",
+    "RemoteScorer",
+    "RemoteSettings",
     "RenderedDocument",
     "RerankError",
     "RerankSettings",
@@ -69,6 +74,8 @@ _MODULES = {
     "RankedDocument": "ranking",
     "Ranking": "ranking",
     "RankingStats": "ranking",
+    "RemoteScorer": "scoring.remote",
+    "RemoteSettings": "scoring.remote",
     "RenderedDocument": "template",
     "RerankSettings": "settings",
     "Reranker": "reranker",

@@ -42,6 +42,7 @@ __all__ = [
     "lazy_reranker",
     "missing_extra",
     "plain_calibration",
+    "plain_remote",
 ]
 
 # Metadata keys: characters [start, end) of the best window in the framework's own content ...
@@ -86,6 +87,27 @@ def plain_calibration(calibration: Any) -> Any:
     return str(calibration) if isinstance(calibration, Path) else calibration
 
 
+def plain_remote(remote: Any) -> Any:
+    """Return the settings of a server as frameworks can serialise them, which secrets are not for.
+
+    Raises:
+        InvalidInputError: If there is a secret among them, or it is neither a URL nor a mapping.
+    """
+    if remote is not None and not isinstance(remote, str | Mapping):
+        msg = (
+            f"remote must be a base URL or a mapping of settings, but got {type(remote).__name__}; "
+            "give a RemoteScorer as scorer"
+        )
+        raise InvalidInputError(msg)
+    if isinstance(remote, Mapping) and remote.keys() & {"api_key", "headers"}:
+        msg = (
+            "remote must hold no api_key and no headers, since it is serialised; set RERANK_REMOTE_API_KEY "
+            "or RERANK_REMOTE_HEADERS, or give a RemoteScorer as scorer"
+        )
+        raise InvalidInputError(msg)
+    return dict(remote) if isinstance(remote, Mapping) else remote
+
+
 def lazy_reranker(
     fields: Mapping[str, Any],
     *,
@@ -106,7 +128,7 @@ def lazy_reranker(
     return LazyReranker(
         scorer=scorer,
         reranker=reranker,
-        scorer_options={k: v for k, v in given.items() if k in ScorerSettings.model_fields},
+        scorer_options={k: v for k, v in given.items() if k in ScorerSettings.model_fields or k == "remote"},
         rerank_options={k: v for k, v in given.items() if k in RerankSettings.model_fields},
     )
 
@@ -147,6 +169,7 @@ class RerankFields(BaseModel):
     max_passages: int | None = None
     best_passages: int | None = None
     document_template: str | None = None
+    remote: Annotated[dict[str, Any] | str | None, BeforeValidator(plain_remote)] = None
     scorer: Any = Field(None, exclude=True, repr=False)
     reranker: Any = Field(None, exclude=True, repr=False)
 

@@ -1,15 +1,16 @@
 """Everything this library raises on purpose.
 
-RerankError
-├── InvalidInputError(ValueError)       a value that cannot be scored or used as a setting
-│   └── InvalidTypeError(TypeError)     the same, because its type is wrong
-├── ModelError                          a model that cannot be used
-│   ├── ModelNotFoundError(OSError)     not on disk, not in the cache, hub out of reach
-│   └── ModelFormatError(ValueError)    found, but its weights, head, config or tokenizer do not fit
-├── ScoringError(RuntimeError)          the engine failed or returned something that is no score
-│   ├── QueueFullError                  too much waits for the engine already
-│   └── ScorerClosedError               used after `close()`
-└── MissingExtraError(ImportError)      an optional dependency is not installed
+    RerankError
+    ├── InvalidInputError(ValueError)       a value that cannot be scored or used as a setting
+    │   └── InvalidTypeError(TypeError)     the same, because its type is wrong
+    ├── ModelError                          a model that cannot be used
+    │   ├── ModelNotFoundError(OSError)     not on disk, not in the cache, hub out of reach
+    │   └── ModelFormatError(ValueError)    found, but its weights, head, config or tokenizer do not fit
+    ├── ScoringError(RuntimeError)          the engine failed or returned something that is no score
+    │   ├── QueueFullError                  too much waits for the engine already
+    │   ├── RemoteError                     a rerank server refused, failed, or answered nonsense
+    │   └── ScorerClosedError               used after `close()`
+    └── MissingExtraError(ImportError)      an optional dependency is not installed
 
 The second bases let code that catches the builtin keep working.
 """
@@ -22,6 +23,7 @@ __all__ = [
     "ModelFormatError",
     "ModelNotFoundError",
     "QueueFullError",
+    "RemoteError",
     "RerankError",
     "ScorerClosedError",
     "ScoringError",
@@ -58,6 +60,20 @@ class ScoringError(RerankError, RuntimeError):
 
 class QueueFullError(ScoringError):
     """More tokens wait for the engine than `max_queue_tokens` allows; try again later."""
+
+
+class RemoteError(ScoringError):
+    """A rerank server refused, could not be reached, failed, or answered with what is no list of scores.
+
+    Attributes:
+        status: HTTP status of the last answer; None if there was none.
+        url: What was asked last; never holds credentials.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, url: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.url = url
 
 
 class ScorerClosedError(ScoringError):

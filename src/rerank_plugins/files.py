@@ -3,7 +3,7 @@
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ __all__ = [
     "read_hits",
     "read_line",
     "read_texts",
+    "unique_texts",
 ]
 
 _TEXT_KEYS = ("text", "content", "contents", "passage", "page_content")
@@ -175,6 +176,20 @@ def read_texts(path: Path) -> Iterator[tuple[str, str]]:
     for number, line in numbered_lines(text):
         docid, passage, _ = read_line(line, f"{path}:{number}", str(number), form)
         yield docid, passage
+
+
+def unique_texts(rows: Iterable[tuple[str, str]], place: str | Path) -> dict[str, str]:
+    """Return texts by id.
+
+    Raises:
+        InvalidInputError: If an id has two texts.
+    """
+    texts: dict[str, str] = {}
+    for docid, text in rows:
+        if texts.setdefault(docid, text) != text:
+            msg = f"{place} must have one text for each id, but has two for {docid!r}"
+            raise InvalidInputError(msg)
+    return texts
 
 
 def read_hits(name: str, text: str) -> Iterator[Hits]:

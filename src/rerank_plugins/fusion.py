@@ -26,6 +26,7 @@ from rerank_plugins.settings import Fusion
 __all__ = ["RRF_CONSTANT", "best_first", "fuse", "read_first_stage"]
 
 RRF_CONSTANT: Final = 60
+"""What reciprocal rank fusion adds to each rank, as in its paper; larger ones favour the first less."""
 
 
 def read_first_stage(

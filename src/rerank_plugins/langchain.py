@@ -18,6 +18,7 @@ from rerank_plugins.preview import PreviewedPair
 from rerank_plugins.ranking import Ranking
 from rerank_plugins.reranker import UNSET, Reranker, Unset, given
 from rerank_plugins.scoring.protocol import Scorer
+from rerank_plugins.scoring.remote.settings import RemoteSettings
 from rerank_plugins.settings import Scale, ScorerSettings
 from rerank_plugins.template import RenderedDocument
 
@@ -73,13 +74,15 @@ class CrossEncoderRerank(
         return_passages: Whether `page_content` of the results is just that window. Needs
             `long_documents="max_passage"`.
         score_key: Metadata key of the score.
+        remote: Base URL of a rerank server, or settings of `RemoteSettings`, instead of a model here; `model`
+            is then the name to ask it for.
         scorer: A scorer that is ready, instead of a model. Not serialised.
         reranker: A `Reranker` that is ready, instead of a model. Not serialised.
 
     Raises:
         InvalidInputError: If a setting is invalid, or two of model, scorer and reranker are given.
 
-    Example:
+    Examples:
         >>> from langchain_core.documents import Document
         >>> from rerank_plugins.langchain import CrossEncoderRerank
         >>> rerank = CrossEncoderRerank(model="bundled", top_n=1)
@@ -279,14 +282,14 @@ class CrossEncoder(BaseCrossEncoder):
             `HuggingFaceCrossEncoder` returns for the MS MARCO models. The order is the same. Or
             `"calibrated"`.
         scorer: A scorer that is ready, instead of a model.
-        **options: Fields of `ScorerSettings` (`device`, `dtype`, `engine`, `max_length`, ...), and
-            of `RerankSettings` `calibration`, `long_documents`, `passage_tokens`, `passage_overlap`,
-            `max_passages` and `best_passages`.
+        **options: Fields of `ScorerSettings` (`device`, `dtype`, `engine`, `max_length`, ...), or `remote` as
+            for `CrossEncoderRerank`; and of `RerankSettings` `calibration`, `long_documents`,
+            `passage_tokens`, `passage_overlap`, `max_passages` and `best_passages`.
 
     Raises:
         InvalidInputError: If a setting is invalid, or model and scorer are given.
 
-    Example:
+    Examples:
         >>> from rerank_plugins.langchain import CrossEncoder
         >>> scores = CrossEncoder("bundled").score([("who wrote Faust?", "Goethe wrote Faust.")])
         >>> 0.5 < scores[0] < 1
@@ -341,7 +344,7 @@ class _Kept:
     Without this, such a call would load the model and free it again.
     """
 
-    def __init__(self, settings: ScorerSettings) -> None:
+    def __init__(self, settings: ScorerSettings | RemoteSettings) -> None:
         self.settings = settings
         self.scorer: Scorer | None = None
 
@@ -349,10 +352,10 @@ class _Kept:
         return _kept, (self.settings,)
 
 
-_all_kept: "WeakValueDictionary[ScorerSettings, _Kept]" = WeakValueDictionary()
+_all_kept: "WeakValueDictionary[ScorerSettings | RemoteSettings, _Kept]" = WeakValueDictionary()
 
 
-def _kept(settings: ScorerSettings) -> _Kept:
+def _kept(settings: ScorerSettings | RemoteSettings) -> _Kept:
     return _all_kept.setdefault(settings, _Kept(settings))
 
 

@@ -2,11 +2,13 @@
 
 import asyncio
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.reranker import Reranker
 from rerank_plugins.scoring.protocol import Scorer
+from rerank_plugins.scoring.remote.settings import RemoteSettings
 from rerank_plugins.settings import RerankSettings, ScorerSettings
 
 __all__ = ["LazyReranker"]
@@ -21,7 +23,8 @@ class LazyReranker:
     Args:
         scorer: A scorer that is ready; then no scorer option may be given.
         reranker: A reranker that is ready; `rerank_options` win over its settings.
-        scorer_options: Fields of `ScorerSettings`, the model among them, that were given.
+        scorer_options: Fields of `ScorerSettings`, the model among them, that were given. Or `remote`, fields
+            of `RemoteSettings` or just the base URL, for a server; then only `model` may stand beside it.
         rerank_options: Fields of `RerankSettings` that were given.
 
     Raises:
@@ -48,7 +51,7 @@ class LazyReranker:
         self._lock = threading.Lock()
         self._ready: Reranker | None = None
         self._owned = scorer is None and reranker is None
-        self.scorer_settings = ScorerSettings(**(scorer_options or {}))
+        self.scorer_settings = _scorer_settings(**(scorer_options or {}))
         if reranker is not None:
             self._ready = Reranker(reranker.scorer, settings=reranker.settings, **options)
         elif scorer is not None:
@@ -66,7 +69,7 @@ class LazyReranker:
         info = getattr(self._ready.scorer, "info", None) if self._ready else None
         if info is None and self._ready is not None:
             return type(self._ready.scorer).__name__
-        return self.scorer_settings.model if info is None else str(info.model)
+        return self.scorer_settings.model or "unknown" if info is None else str(info.model)
 
     def get(self) -> Reranker:
         """Return the reranker, loading its model first if need be.
@@ -109,3 +112,14 @@ class LazyReranker:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
+
+
+def _scorer_settings(remote: Any = None, **options: Any) -> ScorerSettings | RemoteSettings:
+    """Return settings of a model here, or of a server."""
+    if remote is None:
+        return ScorerSettings(**options)
+    named = {"model": options.pop("model")} if "model" in options else {}
+    if options:
+        msg = f"{', '.join(sorted(options))} cannot be set for a server; set it there, or leave remote out"
+        raise InvalidInputError(msg)
+    return RemoteSettings(**named, **(remote if isinstance(remote, Mapping) else {"base_urls": remote}))

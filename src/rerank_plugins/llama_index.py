@@ -86,13 +86,15 @@ class CrossEncoderRerank(RerankFields, BaseNodePostprocessor):
             `[start, end]` in characters. Kept out of scored texts and prompts.
         keep_retrieval_score: Put the score a node came with into `metadata["retrieval_score"]` of a copy
             of the node. It is kept out of scored texts and prompts, and a second pass leaves it alone.
+        remote: Base URL of a rerank server, or settings of `RemoteSettings`, instead of a model here; `model`
+            is then the name to ask it for.
         scorer: A scorer that is ready, instead of a model. Not serialised.
         reranker: A `Reranker` that is ready, instead of a model. Not serialised.
 
     Raises:
         InvalidInputError: If a setting is invalid, or two of model, scorer and reranker are given.
 
-    Example:
+    Examples:
         >>> from llama_index.core.schema import NodeWithScore, TextNode
         >>> from rerank_plugins.llama_index import CrossEncoderRerank
         >>> rerank = CrossEncoderRerank(model="bundled", top_n=1)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from rerank_plugins.ranking import RankedDocument, Ranking, RankingStats
 from rerank_plugins.scoring.protocol import DetailedScorer, Scorer, ScorerInfo, Scores
 from rerank_plugins.settings import Fusion, LongDocuments, OnError, RerankSettings, Scale, ScorerSettings
 from rerank_plugins.tracing import Report, traced
+
+if TYPE_CHECKING:
+    from rerank_plugins.scoring.remote import RemoteSettings
 
 __all__ = ["UNSET", "Reranker", "Unset", "given"]
 
@@ -75,7 +78,7 @@ class Reranker:
         InvalidInputError: If a setting has a value that cannot be used, `scorer` has no `score`, or
             `long_documents="max_passage"` and `scorer` cannot tell windows.
 
-    Example:
+    Examples:
         >>> from rerank_plugins import CrossEncoderScorer, Reranker
         >>> reranker = Reranker(CrossEncoderScorer("bundled"), top_k=1)
         >>> ranking = reranker.rank("who wrote Faust?", ["Goethe wrote Faust.", "A fist is a hand."])
@@ -131,13 +134,19 @@ class Reranker:
 
     @classmethod
     def from_settings(
-        cls, scorer_settings: ScorerSettings, rerank_settings: RerankSettings | None = None
+        cls,
+        scorer_settings: "ScorerSettings | RemoteSettings",
+        rerank_settings: RerankSettings | None = None,
     ) -> Self:
-        """Load the model that `scorer_settings` names, and rerank with it.
+        """Load the model that `scorer_settings` names, or ask the server, and rerank with it.
 
         Raises:
             ModelError: If the model cannot be loaded.
         """
+        if not isinstance(scorer_settings, ScorerSettings):
+            from rerank_plugins.scoring.remote import RemoteScorer
+
+            return cls(RemoteScorer(settings=scorer_settings), settings=rerank_settings)
         from rerank_plugins.scoring.cross_encoder import CrossEncoderScorer
 
         return cls(CrossEncoderScorer(settings=scorer_settings), settings=rerank_settings)

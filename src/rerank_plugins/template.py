@@ -51,7 +51,7 @@ class DocumentTemplate:
     Raises:
         InvalidInputError: If the template cannot be used.
 
-    Example:
+    Examples:
         >>> from rerank_plugins import DocumentTemplate
         >>> template = DocumentTemplate("{title}\n{content}")
         >>> template.render("Goethe wrote it.", {"title": "Faust"}).text
@@ -82,7 +82,7 @@ class DocumentTemplate:
             names: Metadata keys of any spelling. Missing ones and None are left out, "" is kept.
             separator: Between the fields, and between them and the content.
 
-        Example:
+        Examples:
             >>> from rerank_plugins import DocumentTemplate
             >>> template = DocumentTemplate.of_fields(["title"], separator=": ")
             >>> template.render("Goethe wrote it.", {"title": "Faust"}).text

@@ -13,7 +13,7 @@ from rerank_plugins.ranking import Ranking
 from rerank_plugins.scoring.protocol import ScorerInfo
 from rerank_plugins.settings import RerankSettings
 
-__all__ = ["Report", "traced"]
+__all__ = ["Report", "annotate", "traced"]
 
 # Told the ranking when there is one.
 Report = Callable[[Ranking], None]
@@ -66,6 +66,15 @@ def traced(
                 description = f"{description}: {error}"
             _fail(span, description)
             raise
+
+
+def annotate(**attributes: str) -> None:
+    """Add attributes, as `rerank.*`, to the span that runs now, if there is one."""
+    if _tracer() is not None:
+        from opentelemetry import trace
+
+        span = trace.get_current_span()
+        span.set_attributes({f"rerank.{name}": value for name, value in attributes.items()})
 
 
 def _ignore(_: Ranking) -> None:

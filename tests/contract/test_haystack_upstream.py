@@ -1,7 +1,7 @@
 """The semantics that Haystack's own similarity rankers test, restated, for ours and for theirs.
 
 Checks are written in Haystack's words (`scale_score`, `score_threshold`, ...); `translate` puts them
-into ours, and is the migration table of docs/haystack.md as code. Haystack's rankers run only where
+into ours, and is the migration table of docs/migration/haystack.md as code. Haystack's rankers run only where
 they are installed (`make test-compat`); what fails there is printed, and shows that checks can fail.
 """
 

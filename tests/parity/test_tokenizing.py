@@ -123,6 +123,21 @@ def test_the_limit_keeps_the_first_ids(plain: Tokenizer) -> None:
     assert ids.tolist() == whole(plain, ["one two three"])[0]
 
 
+@settings(max_examples=200, deadline=None)
+@given(texts=st.lists(TEXTS, max_size=4), limit=st.integers(1, 40), gap=st.integers(1, 60))
+def test_the_first_ids_of_any_text(plain: Tokenizer, texts: list[str], limit: int, gap: int) -> None:
+    # Gaps hold words without an id, so that the first words are too few.
+    texts = [text.replace(" ", " " * gap) for text in texts]
+    expected = [ids[:limit] for ids in whole(plain, texts)]
+    assert [ids.tolist() for ids in TextTokenizer(plain).ids(texts, limit)] == expected
+
+
+def test_what_is_not_read_costs_nothing(plain: Tokenizer) -> None:
+    ours = TextTokenizer(plain)
+    ours.ids([" ".join(f"word{i}" for i in range(100_000))], 16)
+    assert len(ours._words) == 16
+
+
 def test_threads_while_words_are_forgotten(plain: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizing, "_MOST_WORDS", 50)
     ours = TextTokenizer(plain)

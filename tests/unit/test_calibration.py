@@ -316,10 +316,18 @@ def test_the_plot_draws_what_was_measured() -> None:
     measured = {"before": reliability(PLAIN.apply(logits), labels), "empty": reliability([], [])}
     figure = plot_reliability(measured)
     curves, sizes = figure.axes
-    drawn = curves.lines[1].get_xydata().tolist()
+    sure, unsure = (line.get_xydata().tolist() for line in curves.lines[1:3])
     data = measured["before"]
-    assert drawn == [[x, y] for x, y in zip(data.predicted, data.observed, strict=True) if x is not None]
-    assert [line.get_label().split(" (")[0] for line in curves.lines[1:]] == ["before", "empty"]
+    bins = [b for b in zip(data.predicted, data.observed, data.counts, strict=True) if b[2]]
+    assert sure == [[x, y] for x, y, count in bins if count >= 10]
+    assert unsure == [[x, y] for x, y, count in bins if count < 10]
+    labels = curves.get_legend_handles_labels()[1]
+    assert [label.split(" (")[0] for label in labels] == [
+        "as promised",
+        "before",
+        "empty",
+        "fewer than 10 pairs",
+    ]
     assert len(sizes.patches) == 2
     file = io.BytesIO()
     figure.savefig(file, format="png")

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from rerank_plugins import QueueFullError, ScoringError
+from rerank_plugins import CrossEncoderScorer, QueueFullError, ScoringError
 from rerank_plugins.scoring.dispatch import Worker
 from rerank_plugins.scoring.engines.base import Collect, PaddingEngine
 from rerank_plugins.scoring.jobs import Scored, join
 from rerank_plugins.scoring.pairs import EncodedPairs
+from rerank_plugins.scoring.tally import WorkerStats
 
 BUDGET = 64
 ROUND = 4 * BUDGET
@@ -280,3 +281,36 @@ def test_replicas_share_one_queue(recorder: Recorder) -> None:
     assert recorder.batches
     assert other.batches
     worker.close()
+
+
+def test_what_batches_held_is_counted(recorder: Recorder) -> None:
+    worker, _ = held(recorder, batch_cost=100)
+    late = worker.submit(join([request(5, length=4), request(5, length=6)]))  # one batch: another costs more
+    assert worker.stats == WorkerStats(waiting_tokens=50)
+    recorder.gate.set()
+    late.result(10)
+    assert worker.stats == WorkerStats(
+        batches=2,
+        pairs=1 + 10,
+        tokens=4 + 50,
+        padded_tokens=4 + 10 * 6,
+        capacity_tokens=2 * BUDGET,
+    )
+    worker.submit(request(1, length=2 * BUDGET)).result(10)  # longer than a batch may be: fills its own
+    assert worker.stats.capacity_tokens == 4 * BUDGET
+    worker.close()
+
+
+def test_an_engine_that_does_not_pad_counts_no_padding() -> None:
+    worker = Worker([Small(10**6)], BUDGET)
+    worker.submit(join([request(2, length=3), request(2, length=9)])).result(10)
+    assert (worker.stats.tokens, worker.stats.padded_tokens) == (24, 24)
+    worker.close()
+
+
+def test_scorers_that_share_a_model_share_its_figures(bundled: CrossEncoderScorer) -> None:
+    before = bundled.stats
+    tokens = bundled.score_detailed("who wrote Faust?", ["Goethe wrote Faust.", "A fist is a hand."]).tokens
+    after = bundled.stats
+    assert (after.pairs - before.pairs, after.tokens - before.tokens) == (2, tokens)
+    assert after.batches > before.batches

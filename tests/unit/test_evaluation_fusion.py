@@ -105,6 +105,20 @@ def test_a_useless_first_stage_gets_no_weight_and_no_advice() -> None:
     assert any("changes nothing that these queries can tell" in sentence for sentence in verdict(found))
 
 
+def test_a_fusion_that_only_saves_what_reranking_harms_is_no_advice() -> None:
+    topics, scorer = two_views(60, noise=6)
+    found = evaluate(topics, {"s": scorer}, fusions=("fit",), timed_queries=0, resamples=500)
+    plain, fitted = found.systems
+    assert plain.comparison.worse
+    assert fitted.fused.comparison.better
+    assert not fitted.comparison.better
+    answer, *more = verdict(found)
+    assert answer.startswith("Reranking does not help here")
+    assert any(sentence.startswith("s harms: nDCG@10 falls from") for sentence in more)
+    assert any("Fusion saves what s harms, and is no better than the first stage" in s for s in more)
+    assert not any("fusion=" in sentence for sentence in more)
+
+
 def test_tables_say_what_to_set(evaluation: Evaluation) -> None:
     (table,) = [table for table in tables(evaluation) if table.title.startswith("Fused with")]
     assert [row[:2] for row in table.rows] == [

@@ -14,6 +14,7 @@ from rerank_plugins.evaluation import (
     Candidate,
     Topic,
     Topics,
+    evaluate,
     load_beir,
     load_demo,
     load_hits,
@@ -209,3 +210,36 @@ def test_a_dataset_object_with_and_without_a_first_stage() -> None:
     assert load_ir_dataset(Dataset(scored=True), depth=1)[0].candidates == (Candidate("e", "text e", 3.0),)
     with pytest.raises(InvalidInputError, match=r"must be cached or downloadable.*download failed"):
         load_ir_dataset(Dataset(scored=False, offline=True))
+
+
+def test_what_comes_twice_or_is_no_number_is_named(write: Write) -> None:
+    qrels, queries = write("qrels", "1 0 a 1\n"), write("q.tsv", "1\tone\n")
+    passages, twice = write("p.tsv", "a\tA\n"), write("p2.tsv", "a\tA\na\tB\n")
+    good = write("good.run", "1 Q0 a 1 2.0 x\n")
+    assert load_run(good, qrels, queries, passages)[0].candidates == (Candidate("a", "A", 2.0),)
+    with pytest.raises(
+        InvalidInputError, match=r"p2\.tsv must have one text for each id, but has two for 'a'"
+    ):
+        load_run(good, qrels, queries, twice)
+    with pytest.raises(InvalidInputError, match=r"q2\.tsv must have one text for each id"):
+        load_run(good, qrels, write("q2.tsv", "1\tone\n1\ttwo\n"), passages)
+    with pytest.raises(InvalidInputError, match=r"run:2 must name a document once for a query"):
+        load_run(write("twice.run", "1 Q0 a 1 2 x\n1 Q0 a 2 1 x\n"), qrels, queries, passages)
+    with pytest.raises(InvalidInputError, match=r"run:1 must have a finite score"):
+        read_run(write("nan.run", "1 Q0 a 1 nan x\n"))
+    with pytest.raises(InvalidInputError, match=r"share none: \['9'\] and \['1'\]"):
+        load_run(write("other.run", "9 Q0 a 1 2 x\n"), qrels, queries, passages)
+    hits = json.dumps([{"query": "q", "hits": [{"content": "c", "qid": "1", "docid": "a"}]}] * 2)
+    with pytest.raises(InvalidInputError, match=r"h\.json must have each query id once"):
+        load_hits(write("h.json", hits), qrels)
+
+
+def test_judgements_that_name_other_ids_are_refused(write: Write) -> None:
+    topics = load_run(
+        write("r.run", "1 Q0 a 1 2.0 x\n"),
+        write("qrels", "1 0 doc-a 1\n"),
+        write("q.tsv", "1\tone\n"),
+        write("p.tsv", "a\tA\n"),
+    )
+    with pytest.raises(InvalidInputError, match=r"candidates are \['a'\], judged are \['doc-a'\]"):
+        evaluate(topics, {"order": {"1": ["a"]}})

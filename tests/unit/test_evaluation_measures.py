@@ -1,9 +1,12 @@
 """Measures are those of ir_measures, and published figures come out exactly."""
 
+from dataclasses import replace
+
 import ir_measures
 import pytest
 from ir_measures import AP, RR, Judged, P, Qrel, R, ScoredDoc, nDCG
 
+from rerank_plugins import CrossEncoderScorer
 from rerank_plugins.evaluation import Topics, evaluate, load_beir, load_hits, measure_run, read_run, retrieve
 from rerank_plugins.evaluation.judgements import read_qrels
 from rerank_plugins.evaluation.measures import PRIMARY, Judge, standard_measures
@@ -128,9 +131,37 @@ def test_rankvicuna_against_bm25() -> None:
     assert [one.depth for one in system.depths] == [100]
 
 
+@pytest.fixture(scope="module")
+def scifact() -> Topics:
+    return retrieve(load_beir(SHARED / "data" / "scifact"))
+
+
 @pytest.mark.shared_data
-def test_scifact_by_bm25s() -> None:
-    topics = retrieve(load_beir(SHARED / "data" / "scifact"))
+def test_scifact_reranked_equals_ir_measures_called_directly(
+    scifact: Topics, bundled: CrossEncoderScorer
+) -> None:
+    topics = replace(scifact.limit(8), corpus={})
+    found = evaluate(topics, {"m": bundled}, depths=(10,), timed_queries=0, resamples=100)
+    with (SHARED / "data" / "scifact" / "qrels.test.tsv").open() as file:
+        rows = [line.split() for line in file][1:]
+    kept = {topic.id for topic in topics}
+    qrels = [Qrel(qid, docid, int(grade)) for qid, docid, grade in rows if qid in kept]
+    run = [
+        ScoredDoc(topic.id, candidate.id, score)
+        for topic in topics
+        for candidate, score in zip(
+            topic.candidates,
+            [*(found.systems[0].logits[topic.id]), *range(-1001, -1001 - len(topic.candidates), -1)],
+            strict=False,
+        )
+    ]
+    direct = ir_measures.calc_aggregate(standard_measures(), qrels, run)
+    assert found.systems[0].measured.mean == pytest.approx({str(m): v for m, v in direct.items()})
+
+
+@pytest.mark.shared_data
+def test_scifact_by_bm25s(scifact: Topics) -> None:
+    topics = scifact
     assert len(topics) == 300
     assert len(topics.corpus) == 5183
     order = {topic.id: [candidate.id for candidate in topic.candidates] for topic in topics}

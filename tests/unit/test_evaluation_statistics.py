@@ -76,6 +76,19 @@ def test_a_null_effect_is_called_one_in_one_of_twenty_cases() -> None:
     assert 0.01 < np.mean(called) < 0.1
 
 
+def test_a_known_effect_is_found_as_often_as_a_t_test_finds_it() -> None:
+    effect, queries = 0.08, 50
+    runs = [simulate(effect, queries, seed) for seed in range(SIMULATIONS)]
+    ours = np.mean([compare(*pair, resamples=999).p_value < 0.05 for pair in runs])
+    theirs = np.mean([stats.ttest_rel(after, before).pvalue < 0.05 for before, after in runs])
+    shift = effect / (0.15 * np.sqrt(2) / np.sqrt(queries))
+    bound = stats.t.ppf(0.975, queries - 1)
+    power = stats.nct.sf(bound, queries - 1, shift) + stats.nct.cdf(-bound, queries - 1, shift)
+    assert 0.6 < power < 0.9, "neither certain nor hopeless, so that a wrong test would show"
+    assert ours == pytest.approx(theirs, abs=0.03)
+    assert ours == pytest.approx(power, abs=0.1)  # three standard errors of 200 draws
+
+
 def test_the_same_seed_gives_the_same_figures() -> None:
     runs = simulate(0.03, 40, seed=2)
     assert compare(*runs, seed=7) == compare(*runs, seed=7)

@@ -2,7 +2,10 @@
 
 import json
 import logging
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -209,6 +212,27 @@ def test_the_cache_serves_the_pinned_commit_offline(tiny: Path, tmp_path: Path, 
         assert scorer.info.model == member.id
         assert scorer.info.revision == member.revision
         assert scorer.score("q", ["a"]).shape == (1,)
+
+
+@pytest.mark.parametrize("network", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
+def test_the_cache_serves_it_without_being_told_that_there_is_no_network(
+    tiny: Path, tmp_path: Path, network: dict[str, str]
+) -> None:
+    member = next(m for m in FAMILY if m.id.endswith("TinyBERT-L2-v2"))
+    cache(tmp_path, member.id, str(member.revision), tiny)
+    code = (
+        "from rerank_plugins import CrossEncoderScorer as Scorer\n"
+        f"print(Scorer({member.id!r}, device='cpu').info.revision)"
+    )
+    env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**env, "RERANK_CACHE_DIR": str(tmp_path), **network},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == member.revision, done.stderr
 
 
 def test_another_revision_is_not_served_from_the_pinned_one(tiny: Path, tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ def test_the_library_never_prints_or_configures_logging() -> None:
         "rerank_plugins.calibration.scale",
         "rerank_plugins.evaluation",
         "rerank_plugins.scoring.cross_encoder",
+        "rerank_plugins.scoring.remote.scorer",
         "rerank_plugins.langchain",
         "rerank_plugins.llama_index",
         "haystack_integrations.components.rankers.rerank_plugins.ranker",
@@ -99,6 +100,8 @@ def test_examples_in_docstrings_run(name: str) -> None:
         ("rerank_plugins.langchain", "langchain_core", "langchain"),
         ("rerank_plugins.llama_index", "llama_index", "llama-index"),
         ("rerank_plugins.haystack", "haystack", "haystack"),
+        ("rerank_plugins.labelling", "ray", "ray"),
+        ("rerank_plugins.serving.ray", "ray", "ray"),
     ],
 )
 def test_a_missing_framework_names_its_extra(module: str, package: str, extra: str) -> None:

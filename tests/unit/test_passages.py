@@ -125,9 +125,9 @@ def test_only_documents_that_do_not_fit_get_offsets(monkeypatch: pytest.MonkeyPa
     asked: list[str] = []
     offsets_of = cutter._offsets
 
-    def spy(texts: Sequence[str]) -> Any:
+    def spy(texts: Sequence[str], least: int | None) -> Any:
         asked.extend(texts)
-        return offsets_of(texts)
+        return offsets_of(texts, least)
 
     monkeypatch.setattr(cutter, "_offsets", spy)
     long, short = make_text(200), "a short one"
@@ -136,6 +136,29 @@ def test_only_documents_that_do_not_fit_get_offsets(monkeypatch: pytest.MonkeyPa
     assert found[0] == [(0, len(short))]
     assert found[2] == [(0, 0)]
     assert found[1] == found[3]
+
+
+@settings(deadline=None)
+@given(text=TEXTS, gap=st.integers(1, 40), most=st.integers(1, 3), overlap=st.integers(0, 9))
+def test_what_is_not_read_changes_no_window(text: str, gap: int, most: int, overlap: int) -> None:
+    # Gaps hold words without a token, so that the first words are too few.
+    text = text.replace(" ", " " * gap)
+    ours, whole = encoder(24), encoder(24)
+    whole._texts.head = lambda text, words: text  # type: ignore[method-assign]
+    options = {"size": None, "overlap": overlap, "most": most}
+    assert ours.windows(QUERY, [text], **options) == whole.windows(QUERY, [text], **options)
+    assert ours.extents(QUERY, [text]) == whole.extents(QUERY, [text])
+
+
+def test_what_is_not_read_costs_nothing() -> None:
+    text = " ".join(f"word{i}" for i in range(100_000))
+    cutter = encoder(64)
+    seen = []
+    head = cutter._texts.head
+    cutter._texts.head = lambda *given: seen.append(head(*given)) or seen[-1]  # type: ignore
+    cutter.windows(QUERY, [text], size=None, overlap=0, most=2)
+    cutter.extents(QUERY, [text])
+    assert [len(each.split()) < 130 for each in seen] == [True, True]
 
 
 def test_a_longer_query_leaves_smaller_windows(bundled: CrossEncoderScorer) -> None:

@@ -98,17 +98,17 @@ def plot_reliability(measured: Mapping[str, Reliability]) -> "Figure":
     curves, sizes = figure.subplots(2, sharex=True, height_ratios=(3, 1))
     curves.plot([0, 1], [0, 1], color="tab:gray", linestyle="--", linewidth=1, label="as promised")
     for (name, data), colour in zip(measured.items(), cycle(_COLOURS), strict=False):
-        bins = zip(data.predicted, data.observed, data.counts, strict=True)
-        points = [(x, y, "none" if count < _FEW else colour) for x, y, count in bins if x is not None]
+        bins = [one for one in zip(data.predicted, data.observed, data.counts, strict=True) if one[2]]
+        sure = [(x, y) for x, y, count in bins if count >= _FEW]
+        unsure = [(x, y) for x, y, count in bins if count < _FEW]
         label = f"{name} (error {data.expected_calibration_error:.3f})"
-        x, y, filled = zip(*points, strict=True) if points else ((), (), ())
-        curves.plot(x, y, color=colour, label=label)
-        curves.scatter(x, y, edgecolors=colour, facecolors=filled, zorder=3)
+        curves.plot([x for x, _ in sure], [y for _, y in sure], "o-", color=colour, label=label)
+        curves.plot([x for x, _ in unsure], [y for _, y in unsure], "o", color=colour, markerfacecolor="none")
         sizes.stairs(data.counts, data.edges, color=colour, label=name)
     curves.set_ylabel("share that is relevant")
     curves.set_ylim(-0.03, 1.03)
-    curves.set_title(f"hollow: fewer than {_FEW} pairs", fontsize=8, loc="right")
-    curves.legend(fontsize=8, loc="upper left")
+    curves.plot([], [], "o", color="tab:gray", markerfacecolor="none", label=f"fewer than {_FEW} pairs")
+    figure.legend(*curves.get_legend_handles_labels(), fontsize=8, loc="outside upper left", ncols=2)
     sizes.set_yscale("symlog", linthresh=1)  # nearly all candidates are in the lowest bin
     sizes.yaxis.set_major_formatter("{x:,.0f}")
     sizes.set_ylabel("pairs")

@@ -34,7 +34,7 @@ class Calibration:
     Raises:
         InvalidInputError: If temperature or offset is not finite, or the temperature not above 0.
 
-    Example:
+    Examples:
         >>> from rerank_plugins.calibration import Calibration
         >>> Calibration(temperature=2.0, offset=1.0).apply([1.0, 3.0]).round(3).tolist()
         [0.5, 0.731]
@@ -103,3 +103,4 @@ def _adapter() -> TypeAdapter[Any]:
 
 # The sigmoid itself: `scale="probability"`.
 PLAIN = Calibration(temperature=1.0, offset=0.0)
+"""The calibration that changes nothing: its probabilities are the plain sigmoid of the logit."""

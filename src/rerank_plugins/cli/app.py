@@ -5,7 +5,15 @@ from typing import Annotated, Any
 
 import typer
 
-from rerank_plugins.cli.options import EvalFormat, ExportDtype, GraphFormat, InputFormat, OutputFormat
+from rerank_plugins.cli.options import (
+    EvalFormat,
+    ExportDtype,
+    GraphFormat,
+    InputFormat,
+    LabelFormat,
+    OnBad,
+    OutputFormat,
+)
 from rerank_plugins.errors import InvalidInputError
 
 app = typer.Typer(
@@ -34,8 +42,20 @@ PassageTokens = Annotated[
     int | None, typer.Option(help="Tokens of a window with max_passage; default: what fits.")
 ]
 MaxPassages = Annotated[int | None, typer.Option(help="Windows to read of a document with max_passage.")]
+Url = Annotated[
+    str | None, typer.Option(help="Rerank server to ask instead; --model is then the name to ask it for.")
+]
+Dialect = Annotated[
+    str | None, typer.Option(help="Of the server: jina (the default), cohere, voyage, vllm, tei, infinity.")
+]
 Offline = Annotated[bool, typer.Option("--local-files-only", help="Never ask the hub.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _remote(url: str | None, dialect: str | None) -> dict[str, str] | None:
+    """Return the settings of a server, if one is wanted; its URL may come from the environment."""
+    given = {"base_urls": url, "dialect": dialect}
+    return {name: value for name, value in given.items() if value is not None} or None
 
 
 @app.command()
@@ -71,6 +91,8 @@ def rank(
         typer.Option(help="rrf, or the reranker's weight, 0 to 1: the input's order or scores count too."),
     ] = None,
     model: Model = None,
+    url: Url = None,
+    dialect: Dialect = None,
     revision: Revision = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -104,6 +126,7 @@ def rank(
             "engine": engine,
             "max_length": max_length,
             "local_files_only": local_files_only or None,
+            "remote": _remote(url, dialect),
         },
         rerank_options={
             "top_k": top_k,
@@ -171,6 +194,71 @@ def export(
     }
     settings = ScorerSettings(**{k: v for k, v in options.items() if v is not None})
     write(settings, folder, graph_format.value, dtype.value)
+
+
+@app.command()
+def label(
+    inputs: Annotated[
+        list[str],
+        typer.Option(
+            "--input", "-i", help="File, folder or 'pattern*.parquet'; path or s3://..., repeatable."
+        ),
+    ],
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder of the labels; path or s3://...")],
+    query_column: Annotated[str, typer.Option(help="Column of the queries.")] = "query",
+    document_column: Annotated[str, typer.Option(help="Column of the documents.")] = "document",
+    prefix: Annotated[str, typer.Option(help="What the names of the new columns begin with.")] = "",
+    to: Annotated[LabelFormat | None, typer.Option(help="Default: as the input.")] = None,
+    on_bad: Annotated[
+        OnBad, typer.Option(help="Rows without text: stop, or give them null labels.")
+    ] = OnBad.raise_,
+    rows_per_shard: Annotated[
+        int | None, typer.Option(min=1, help="Rows of an output file. Default: 10,000.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Default: as many as fit.")] = None,
+    max_workers: Annotated[int | None, typer.Option(min=1, help="Grow up to so many.")] = None,
+    cpus: Annotated[float, typer.Option(help="CPUs of a worker, and its threads.")] = 1,
+    gpus: Annotated[
+        float | None, typer.Option(help="GPUs of a worker. Default: 1 where there are some.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster. Default: RAY_ADDRESS, or a local one for this job.")
+    ] = None,
+    model: Model = None,
+    revision: Revision = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    engine: Engine = None,
+    max_length: MaxLength = None,
+    local_files_only: Offline = False,
+) -> None:
+    """Score millions of (query, document) pairs with Ray Data; run it again to continue."""
+    from rerank_plugins.cli.label import label as run
+
+    run(
+        inputs,
+        output,
+        {
+            "query_column": query_column,
+            "document_column": document_column,
+            "prefix": prefix,
+            "to": to and to.value,
+            "on_bad": on_bad.value,
+            "rows_per_shard": rows_per_shard,
+            "workers": workers,
+            "max_workers": max_workers,
+            "cpus": cpus,
+            "gpus": gpus,
+            "address": address,
+            "model": model,
+            "revision": revision,
+            "device": device,
+            "dtype": dtype,
+            "engine": engine,
+            "max_length": max_length,
+            "local_files_only": local_files_only or None,
+        },
+    )
 
 
 @app.command()
@@ -290,6 +378,8 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for report.json, .md and .html.")
     ] = None,
+    url: Url = None,
+    dialect: Dialect = None,
     device: Device = None,
     dtype: Dtype = None,
     engine: Engine = None,
@@ -314,6 +404,7 @@ def evaluate(
         "passage_tokens": passage_tokens,
         "max_passages": max_passages,
         "local_files_only": local_files_only or None,
+        "remote": _remote(url, dialect),
     }
     command.run(
         command.with_candidates(topics, first_stage, depths[-1]),
@@ -331,3 +422,88 @@ def evaluate(
         output=output,
         as_json=as_json,
     )
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to bind. Default: 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to bind, 0 for a free one. Default: 8000.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="Model to serve, repeatable; the first is the default."),
+    ] = None,
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(help="ASKED=SERVED: another name of a model, repeatable; *=SERVED is every other name."),
+    ] = None,
+    load: Annotated[str | None, typer.Option(help="first, all or lazy: what to load at the start.")] = None,
+    keys_file: Annotated[Path | None, typer.Option(help="Keys that may call, made by new-key.")] = None,
+    allow_unauthenticated: Annotated[
+        bool, typer.Option("--allow-unauthenticated", help="Serve other machines without keys.")
+    ] = False,
+    scale: Annotated[str | None, typer.Option(help="probability, logit or calibrated.")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="File for --scale calibrated.")] = None,
+    max_body_bytes: Annotated[int | None, typer.Option(help="Bytes of a request.")] = None,
+    max_documents: Annotated[int | None, typer.Option(help="Documents of a request.")] = None,
+    max_queue_tokens: Annotated[int | None, typer.Option(help="Tokens that may wait for a model.")] = None,
+    max_wait_ms: Annotated[int | None, typer.Option(help="Refuse what would wait longer.")] = None,
+    deadline_ms: Annotated[int | None, typer.Option(help="When to give up on a request.")] = None,
+    drain_seconds: Annotated[float | None, typer.Option(help="How long stopping may take.")] = None,
+    root_path: Annotated[str | None, typer.Option(help="Path that a proxy strips.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Log no line a request.")] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    engine: Engine = None,
+    max_length: MaxLength = None,
+    long_documents: LongDocuments = None,
+    max_passages: MaxPassages = None,
+    local_files_only: Offline = False,
+) -> None:
+    """Serve rerank requests over HTTP: Cohere, Jina, vLLM, Voyage and TEI. RERANK_SERVER_* sets defaults."""
+    from rerank_plugins.cli.serve import serve as run
+
+    run(
+        server_options={
+            "host": host,
+            "port": port,
+            "models": model,
+            "aliases": alias,
+            "load": load,
+            "keys_file": keys_file,
+            "allow_unauthenticated": allow_unauthenticated or None,
+            "scale": scale,
+            "max_body_bytes": max_body_bytes,
+            "max_documents": max_documents,
+            "max_queue_tokens": max_queue_tokens,
+            "max_wait_ms": max_wait_ms,
+            "deadline_ms": deadline_ms,
+            "drain_seconds": drain_seconds,
+            "root_path": root_path,
+            "request_log": False if quiet else None,
+        },
+        scorer_options={
+            "device": device,
+            "dtype": dtype,
+            "engine": engine,
+            "max_length": max_length,
+            "local_files_only": local_files_only or None,
+        },
+        rerank_options={
+            "calibration": calibration,
+            "long_documents": long_documents,
+            "max_passages": max_passages,
+        },
+    )
+
+
+@app.command("new-key")
+def new_key(
+    name: Annotated[str, typer.Argument(help="Who gets it: letters, digits and . _ @ -")],
+    keys_file: Annotated[
+        Path | None, typer.Option(help="Where its hash goes; made if need be. Default: stderr.")
+    ] = None,
+) -> None:
+    """Make a key for `serve --keys-file`, and print it: only its hash is kept."""
+    from rerank_plugins.cli.serve import add_key
+
+    add_key(name, keys_file)

@@ -97,9 +97,10 @@ def with_candidates(topics: Topics, first_stage: str | None, depth: int) -> Topi
         first_stage = "bm25s" if topics.first_stage is None else "given"
     if first_stage == "given":
         return topics
-    if ":" not in first_stage:
-        return retrieve(topics, first_stage, depth=depth)
-    return retrieve(topics, _import(first_stage), depth=depth, name=first_stage)
+    with _progress() as progress:
+        if ":" not in first_stage:
+            return retrieve(topics, first_stage, depth=depth, progress=progress)
+        return retrieve(topics, _import(first_stage), depth=depth, name=first_stage, progress=progress)
 
 
 def _import(name: str) -> Any:
@@ -140,11 +141,14 @@ def run(
         output: Folder of the reports.
         as_json: Print JSON, nothing else.
     """
-    names = models or ([] if runs else [ScorerSettings(**{}).model])
+    names: dict[str, str | None] = {name: name for name in models or ()}
+    if not names and not runs:
+        names = {"remote": None} if options.get("remote") else {ScorerSettings(**{}).model: None}
     with ExitStack() as stack:
         # All are loaded before the first is measured: what cannot be loaded should be known at once.
         systems: dict[str, Any] = {
-            name: stack.enter_context(lazy_reranker(_measured(options, name)).get()) for name in names
+            name: stack.enter_context(lazy_reranker(_measured(options, model)).get())
+            for name, model in names.items()
         }
         systems |= {stem(path): read_run(path) for path in runs}
         with _progress() as progress:
@@ -167,10 +171,11 @@ def run(
         console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _measured(options: Mapping[str, Any], model: str) -> dict[str, Any]:
+def _measured(options: Mapping[str, Any], model: str | None) -> dict[str, Any]:
     """Return options under which latencies are those of new texts, and an error is an error."""
-    fixed = {"model": model, "token_cache_bytes": 0, "score_cache_size": 0, "on_error": "raise"}
-    return {**options, **fixed}
+    # What a server remembers is its own affair.
+    caches = {} if options.get("remote") else {"token_cache_bytes": 0, "score_cache_size": 0}
+    return {**options, **caches, "model": model, "on_error": "raise"}
 
 
 @contextmanager

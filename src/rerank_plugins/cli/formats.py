@@ -15,6 +15,7 @@ from rerank_plugins.files import (
     read_hits,
     read_line,
     read_texts,
+    unique_texts,
 )
 from rerank_plugins.inputs import shorten
 
@@ -80,8 +81,8 @@ def read_run(queries: Path | None, passages: Path | None, run: Path | None) -> l
     """
     if queries is None or passages is None or run is None:
         raise InvalidInputError("a run needs all three of --queries, --passages and --run")
-    query_texts = dict(read_texts(queries))
-    passage_texts = dict(read_texts(passages))
+    query_texts = unique_texts(read_texts(queries), queries)
+    passage_texts = unique_texts(read_texts(passages), passages)
     topics: dict[str, list[tuple[int, str, float]]] = {}
     for number, line in numbered_lines(read_file(run)):
         try:

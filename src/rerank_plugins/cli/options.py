@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from rerank_plugins.files import InputFormat
 
-__all__ = ["EvalFormat", "ExportDtype", "GraphFormat", "InputFormat", "OutputFormat"]
+__all__ = ["EvalFormat", "ExportDtype", "GraphFormat", "InputFormat", "LabelFormat", "OnBad", "OutputFormat"]
 
 
 class EvalFormat(StrEnum):
@@ -39,3 +39,17 @@ class ExportDtype(StrEnum):
 
     float32 = "float32"
     int8 = "int8"
+
+
+class LabelFormat(StrEnum):
+    """How labels are written."""
+
+    parquet = "parquet"
+    jsonl = "jsonl"
+
+
+class OnBad(StrEnum):
+    """What to do with rows that cannot be scored."""
+
+    raise_ = "raise"
+    skip = "skip"

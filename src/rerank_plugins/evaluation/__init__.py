@@ -3,7 +3,7 @@
 `load_*` reads what is judged, `retrieve` brings candidates where the data has none, `evaluate` scores them
 once with each reranker, and `write_report` writes JSON, Markdown and one HTML page. Needs the extra `eval`.
 
-Example:
+Examples:
     >>> from rerank_plugins import CrossEncoderScorer
     >>> from rerank_plugins.evaluation import evaluate, load_demo, retrieve
     >>> topics = retrieve(load_demo(), "bm25s", depth=20)

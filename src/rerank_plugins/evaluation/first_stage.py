@@ -32,6 +32,7 @@ def retrieve(
     depth: int = 100,
     id_key: str | None = None,
     name: str | None = None,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Topics:
     """Give each query its candidates.
 
@@ -47,6 +48,7 @@ def retrieve(
             if the judgements or the corpus know it, else that of the document it is a chunk of, else one
             under a usual key (`id`, `doc_id`, ...), else that of the corpus's document with the same text.
         name: The first stage's name in reports. None: `"BM25 (bm25s)"`, or the retriever's type.
+        progress: Called with (name, done, total).
 
     Returns:
         The topics with candidates, best first.
@@ -63,11 +65,18 @@ def retrieve(
         if retriever != "bm25s":
             msg = f'a retriever must be "bm25s" or an object that retrieves, but got {retriever!r}'
             raise InvalidInputError(msg)
-        return _with(topics, _bm25s(topics, depth), name or "BM25 (bm25s)")
+        name = name or "BM25 (bm25s)"
+        progress(name, 0, 1)
+        made = _with(topics, _bm25s(topics, depth), name)
+        progress(name, 1, 1)
+        return made
     search, resolve = _searcher(retriever), _Resolver(topics, id_key)
-    found = [[resolve(_read(document)) for document in list(search(t.query))[:depth]] for t in topics]
+    name, found = name or type(retriever).__name__, []
+    for done, topic in enumerate(topics, start=1):
+        found.append([resolve(_read(document)) for document in list(search(topic.query))[:depth]])
+        progress(name, done, len(topics))
     resolve.check(found)
-    return _with(topics, found, name or type(retriever).__name__)
+    return _with(topics, found, name)
 
 
 def _with(topics: Topics, found: Sequence[Sequence[Candidate]], name: str) -> Topics:

@@ -1,5 +1,6 @@
 """Load test sets of the field's formats: top-100 JSON, TREC runs, BEIR folders; and the demo."""
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,17 @@ from typing import Any
 from rerank_plugins.demo.data import load_passages, load_queries
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.evaluation.judgements import Qrels, read_qrels
-from rerank_plugins.evaluation.topics import Candidate, Topic, Topics
-from rerank_plugins.files import Hits, first_of, numbered_lines, parse_json, read_file, read_hits, read_texts
+from rerank_plugins.evaluation.topics import Candidate, Topic, Topics, unique_ids
+from rerank_plugins.files import (
+    Hits,
+    first_of,
+    numbered_lines,
+    parse_json,
+    read_file,
+    read_hits,
+    read_texts,
+    unique_texts,
+)
 from rerank_plugins.inputs import shorten
 
 __all__ = ["load_beir", "load_demo", "load_hits", "load_run", "read_run", "stem"]
@@ -28,7 +38,9 @@ def load_hits(path: Path | str, qrels: Path | str) -> Topics:
         InvalidInputError: If a file cannot be read.
     """
     path, judged = Path(path), read_qrels(Path(qrels))
-    found = {hits.id: hits for hits in read_hits(str(path), read_file(path))}
+    rows = list(read_hits(str(path), read_file(path)))
+    unique_ids((hits.id for hits in rows), str(path))
+    found = {hits.id: hits for hits in rows}
     _check_overlap(judged, found.keys(), str(path), str(qrels))
     topics = [_of_hits(found.get(qid, Hits(qid, "", [], [])), grades) for qid, grades in judged.items()]
     return Topics(stem(Path(qrels)), tuple(topics), first_stage=stem(path))
@@ -56,11 +68,12 @@ def load_run(run: Path | str, qrels: Path | str, queries: Path | str, passages: 
         InvalidInputError: If a file cannot be read, or an id of a judged query has no text.
     """
     run, judged = Path(run), read_qrels(Path(qrels))
-    orders = {qid: found for qid, found in _read_scored(run).items() if qid in judged}
-    _check_overlap(judged, orders.keys(), str(run), str(qrels))
-    query_texts = dict(read_texts(Path(queries)))
+    every = _read_scored(run)
+    _check_overlap(judged, every.keys(), str(run), str(qrels))
+    orders = {qid: found for qid, found in every.items() if qid in judged}
+    query_texts = unique_texts(read_texts(Path(queries)), queries)
     wanted = {docid for found in orders.values() for docid, _ in found}
-    texts = {docid: text for docid, text in read_texts(Path(passages)) if docid in wanted}
+    texts = unique_texts((row for row in read_texts(Path(passages)) if row[0] in wanted), passages)
 
     def text_of(key: str, known: dict[str, str], file: Path | str) -> str:
         if key not in known:
@@ -95,14 +108,21 @@ def read_run(path: Path | str) -> dict[str, list[str]]:
 def _read_scored(path: Path) -> dict[str, list[tuple[str, float]]]:
     """Return (document id, score), best first, by query id."""
     scored: dict[str, list[tuple[float, int, str]]] = {}
+    seen: set[tuple[str, str]] = set()
     for number, line in numbered_lines(read_file(path)):
         fields = line.split()
         try:
             qid, _, docid, rank, score, _ = fields
-            scored.setdefault(qid, []).append((-float(score), int(rank), docid))
+            row = -float(score), int(rank), docid
         except ValueError:
             msg = f"{path}:{number} must be 'qid Q0 docid rank score tag', but got {shorten(line)}"
             raise InvalidInputError(msg) from None
+        if not math.isfinite(row[0]) or (qid, docid) in seen:
+            rule = "have a finite score" if not math.isfinite(row[0]) else "name a document once for a query"
+            msg = f"{path}:{number} must {rule}, but got {shorten(line)}"
+            raise InvalidInputError(msg)
+        seen.add((qid, docid))
+        scored.setdefault(qid, []).append(row)
     return {qid: [(docid, -lowered) for lowered, _, docid in sorted(rows)] for qid, rows in scored.items()}
 
 
@@ -122,8 +142,8 @@ def load_beir(folder: Path | str, split: str = "test") -> Topics:
     """
     folder = Path(folder)
     judged = read_qrels(_find(folder, f"qrels/{split}.tsv", f"qrels.{split}.tsv"))
-    queries = dict(read_texts(_find(folder, "queries.jsonl", f"queries.{split}.jsonl")))
-    corpus = dict(_documents(_find(folder, "corpus.jsonl")))
+    asked, found = _find(folder, "queries.jsonl", f"queries.{split}.jsonl"), _find(folder, "corpus.jsonl")
+    queries, corpus = unique_texts(read_texts(asked), asked), unique_texts(_documents(found), found)
     unknown = [qid for qid in judged if qid not in queries]
     if unknown:
         msg = f"every judged query of {folder} must have a text, but {shorten(unknown)} have none"

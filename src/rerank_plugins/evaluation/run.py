@@ -13,6 +13,7 @@ from rerank_plugins.evaluation.results import Evaluation, System, best_of
 from rerank_plugins.evaluation.statistics import check_statistics
 from rerank_plugins.evaluation.systems import Pass, Progress, given_order, score_candidates
 from rerank_plugins.evaluation.topics import Topic, Topics
+from rerank_plugins.inputs import shorten
 from rerank_plugins.machine import machine
 from rerank_plugins.reranker import Reranker
 from rerank_plugins.scoring.protocol import Scorer
@@ -124,12 +125,25 @@ def _judged(topics: Topics) -> tuple[list[Topic], str]:
     """Return the topics that count, with grades, and who gave those."""
     judged = [topic for topic in topics if topic.grades and not topic.unanswerable]
     if judged:
+        _check_known(topics.name, judged)
         return judged, "judgements"
     judged = [replace(topic, grades=rag.answer_grades(topic)) for topic in topics if topic.answers]
     if judged:
         return judged, "answers"
     msg = f"{topics.name} must have judgements or answers, but no query has any"
     raise InvalidInputError(msg)
+
+
+def _check_known(name: str, judged: Sequence[Topic]) -> None:
+    """Raise if no candidate is judged: then the ids are other ids, and every measure would be 0."""
+    found = [candidate.id for topic in judged for candidate in topic.candidates]
+    known = [docid for topic in judged for docid in topic.grades]
+    if found and not set(known).intersection(found):
+        msg = (
+            f"{name} must have judgements of some candidates, but has of none: candidates are "
+            f"{shorten(found[:3])}, judged are {shorten(known[:3])}; do both name documents alike?"
+        )
+        raise InvalidInputError(msg)
 
 
 def _levels(judged: Sequence[Topic], depths: Sequence[int]) -> list[int]:

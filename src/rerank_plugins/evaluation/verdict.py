@@ -30,6 +30,7 @@ def verdict(evaluation: Evaluation) -> list[str]:
     said = [_answer(evaluation, best)]
     if best.comparison.better:
         said += [*_cost(best), *_depth(best), *_prompts(best)]
+    said += _harm(evaluation, best)
     said += _fusion(evaluation)
     said += _calibration(evaluation)
     said += _others(evaluation, best)
@@ -109,6 +110,13 @@ def _prompts(system: System) -> Iterator[str]:
         )
 
 
+def _harm(evaluation: Evaluation, best: System) -> Iterator[str]:
+    """Name what is worse than not to rerank at all."""
+    for system in evaluation.systems:
+        if system is not best and system.comparison.worse:
+            yield f"{system.name} harms: {_change(evaluation, system.comparison)}."
+
+
 def _fusion(evaluation: Evaluation) -> Iterator[str]:
     """Say what a fitted fusion is worth, and what to set."""
     for system in evaluation.systems:
@@ -116,7 +124,9 @@ def _fusion(evaluation: Evaluation) -> Iterator[str]:
             continue
         found, change = system.fused, system.fused.comparison
         facts = f"{found.of}'s {_change(evaluation, change)} on queries that the weight was not chosen on"
-        if change.better:
+        if change.better and not system.comparison.better:
+            yield f"Fusion saves what {found.of} harms, and is no better than the first stage alone: {facts}."
+        elif change.better:
             yield f"Fuse {found.of} with the first stage, fusion={found.fusion}: {facts}."
         elif change.worse:
             yield f"Do not fuse {found.of} with the first stage: {facts}."

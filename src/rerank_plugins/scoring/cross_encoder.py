@@ -13,6 +13,7 @@ from rerank_plugins.inputs import check_documents, check_pairs, check_query
 from rerank_plugins.scoring import registry
 from rerank_plugins.scoring.flight import Flight
 from rerank_plugins.scoring.protocol import Extent, ScorerInfo, Scores, Span
+from rerank_plugins.scoring.tally import WorkerStats
 from rerank_plugins.settings import ScorerSettings
 
 __all__ = ["CrossEncoderScorer"]
@@ -36,7 +37,7 @@ class CrossEncoderScorer:
         ModelFormatError: If it is no cross-encoder with one logit, or its files are damaged.
         MissingExtraError: If its architecture needs an extra that is not installed.
 
-    Example:
+    Examples:
         >>> from rerank_plugins import CrossEncoderScorer
         >>> with CrossEncoderScorer("bundled") as scorer:
         ...     scorer.score("who wrote Faust?", ["Goethe wrote Faust.", "A fist is a hand."]).shape
@@ -64,6 +65,11 @@ class CrossEncoderScorer:
     def info(self) -> ScorerInfo:
         """What was loaded, where it runs, and why; stays readable after `close`."""
         return self._loaded.info
+
+    @property
+    def stats(self) -> WorkerStats:
+        """What the loaded model has scored, for all scorers that share it, and what waits for it now."""
+        return self._loaded.worker.stats
 
     @property
     def closed(self) -> bool:
@@ -98,7 +104,11 @@ class CrossEncoderScorer:
             InvalidTypeError: If a pair is not two strings.
             ScoringError: If the engine fails, or the scorer is closed.
         """
-        return self._run(check_pairs(pairs)).logits
+        return self.score_pairs_detailed(pairs).logits
+
+    def score_pairs_detailed(self, pairs: Iterable[tuple[str, str]]) -> Scores:
+        """Score like `score_pairs`; also say what was cut and what it cost."""
+        return self._run(check_pairs(pairs))
 
     async def ascore(self, query: str, documents: Iterable[str]) -> NDArray[np.float32]:
         """Score like `score`, without blocking the event loop; cancelling drops what waits."""

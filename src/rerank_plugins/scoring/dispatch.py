@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from rerank_plugins.scoring.engines.base import Collect, Engine, free_cached_mem
 from rerank_plugins.scoring.jobs import Job, Round, Scored, Slice
 from rerank_plugins.scoring.packing import plan_batches
 from rerank_plugins.scoring.pairs import EncodedPairs
+from rerank_plugins.scoring.tally import WorkerStats
 
 __all__ = ["Worker"]
 
@@ -70,6 +71,7 @@ class Worker:
         self._long: deque[Job] = deque()
         self._wake = threading.Condition()
         self._closed = False
+        self._done = WorkerStats()
         # Threads do not survive a fork: waiting for these in a child would take forever.
         self._process = os.getpid()
         lines = [_Line(self, engine) for engine in engines]
@@ -85,6 +87,12 @@ class Worker:
         """Tokens that wait for an engine now, of requests that still want an answer."""
         with self._wake:
             return self._count_waiting()
+
+    @property
+    def stats(self) -> WorkerStats:
+        """What was scored so far, how full the batches were, and what waits."""
+        with self._wake:
+            return replace(self._done, waiting_tokens=self._count_waiting())
 
     @property
     def max_batch_tokens(self) -> int:
@@ -157,6 +165,11 @@ class Worker:
     def plan(self, lengths: NDArray[np.int64], *, pads: bool) -> list[NDArray[np.int64]]:
         """Split pairs into batches of an engine that pads, or does not."""
         return plan_batches(lengths, self._max_batch_tokens, self._batch_cost, pads=pads)
+
+    def count(self, lengths: NDArray[np.int64], *, pads: bool) -> None:
+        """Note a batch of pairs of these lengths that an engine has scored."""
+        with self._wake:
+            self._done = self._done.plus(lengths, self._max_batch_tokens, pads=pads)
 
     def shrink(self, tokens: int) -> None:
         """Let no batch have more tokens from now on."""
@@ -262,6 +275,7 @@ class _Line:
             self._answer(round_, batch, began, error)
         else:
             round_.place(batch, logits)
+            self._worker.count(round_.pairs.lengths[batch], pads=self._engine.pads)
             self._answer(round_, batch, began, None)
         self._landed = time.perf_counter()
 

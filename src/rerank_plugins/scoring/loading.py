@@ -154,20 +154,34 @@ def _locate(settings: ScorerSettings) -> tuple[str, str | None, Path]:
 
 def _fetch(name: str, revision: str | None, settings: ScorerSettings) -> Path:
     """Return the folder of a hub model, from the cache or the hub."""
+    import httpx
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
 
-    def snapshot(*patterns: str) -> Path:
+    def cached_or_fetched(patterns: tuple[str, ...], *, local: bool) -> Path:
         return Path(
             snapshot_download(
                 name,
                 revision=revision,
                 cache_dir=settings.cache_dir,
-                local_files_only=settings.local_files_only,
+                local_files_only=local,
                 token=settings.token.get_secret_value() if settings.token else None,
                 allow_patterns=list(patterns),
             )
         )
+
+    def snapshot(*patterns: str) -> Path:
+        try:
+            return cached_or_fetched(patterns, local=settings.local_files_only)
+        except (httpx.TransportError, OfflineModeIsEnabled):
+            # For a pinned commit huggingface_hub 1.33 asks the hub which files it has, even if they are
+            # cached, unless that list is cached too; where other versions or libraries filled it, it is not.
+            return cached_or_fetched(patterns, local=True)
 
     try:
         folder = snapshot(*_WANTED)

@@ -222,7 +222,7 @@ class PairEncoder:
         long = [text for text in dict.fromkeys(documents) if len(tokens[text]) > room]
         cut = {
             text: self._split(text, offsets, room, overlap, most)
-            for text, offsets in zip(long, self._offsets(long), strict=True)
+            for text, offsets in zip(long, self._offsets(long, most and most * room), strict=True)
         }
         return [list(cut.get(text) or [(0, len(text))]) for text in documents]
 
@@ -238,7 +238,7 @@ class PairEncoder:
         def extent(text: str, limit: int) -> Extent:
             if len(tokens[text]) <= limit:
                 return Extent(len(text), len(tokens[text]), cut=False)
-            (offsets,) = self._offsets([text])
+            (offsets,) = self._offsets([text], limit)
             return Extent(offsets.ends[limit - 1], limit, cut=True)
 
         return extent(query, self.max_query_tokens), [extent(text, room) for text in documents]
@@ -255,10 +255,15 @@ class PairEncoder:
                 return spans
             size = max(1, size - max(excess, size // 8))
 
-    def _offsets(self, texts: Sequence[str]) -> Iterator[Offsets]:
+    def _offsets(self, texts: Sequence[str], least: int | None) -> Iterator[Offsets]:
+        """Say where the tokens of each text lie: all, or more than `least` from its start."""
         for first in range(0, len(texts), _LONG_TEXTS):
-            some = list(texts[first : first + _LONG_TEXTS])
-            for encoding in self._tokenizer.encode_batch(some, add_special_tokens=False):
+            some = texts[first : first + _LONG_TEXTS]
+            heads = [text if least is None else self._texts.head(text, least + 1) for text in some]
+            encodings = self._tokenizer.encode_batch(heads, add_special_tokens=False)
+            for text, head, encoding in zip(some, heads, encodings, strict=True):
+                if least is not None and len(head) < len(text) and len(encoding) <= least:
+                    (encoding,) = self._tokenizer.encode_batch([text], add_special_tokens=False)
                 yield Offsets.of(encoding)
 
     def _room(self, query: IntArray) -> int:

@@ -26,6 +26,8 @@ class Scorer(Protocol):
 class ScorerInfo:
     """What was loaded, where it runs, and why.
 
+    A `RemoteScorer` says `"remote"` for the device, and `"unknown"` or 0 for what only the server knows.
+
     Attributes:
         model: Canonical hub id, folder, or `"bundled"`.
         revision: Commit on the hub; None for local folders and the bundled model.

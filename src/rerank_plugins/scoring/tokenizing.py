@@ -50,10 +50,28 @@ class TextTokenizer:
         """Return int32 ids of each text, the first `limit` of them."""
         if not self._by_word:
             return [np.frombuffer(ids, dtype=np.int32)[:limit].copy() for ids in self._encode(texts)]
-        split = [text.split(" ") for text in texts]
-        fresh = self._learn(set().union(*split).difference(self._words))
-        size = limit * _ID_BYTES
-        return [np.frombuffer(self._join(words, fresh)[:size], dtype=np.int32) for words in split]
+        found = [b""] * len(texts)
+        size, count = limit * _ID_BYTES, limit
+        rests = dict(enumerate(texts))
+        # A word has one id or more, nearly always: so many words are enough, however long the text is.
+        while rests:
+            heads = {i: text.split(" ", count) for i, text in rests.items()}
+            rests = {i: head.pop() for i, head in heads.items() if len(head) > count}
+            fresh = self._learn(set().union(*heads.values()).difference(self._words))
+            for i, head in heads.items():
+                found[i] += self._join(head, fresh)
+            rests = {i: rest for i, rest in rests.items() if len(found[i]) < size}
+            count *= 4
+        return [np.frombuffer(ids[:size], dtype=np.int32) for ids in found]
+
+    def head(self, text: str, words: int) -> str:
+        """Return the start of a text whose ids are the first of all: so many words, or the whole of it."""
+        end = -1
+        for _ in range(words if self._by_word else 0):
+            end = text.find(" ", end + 1)
+            if end < 0:
+                return text
+        return text[:end] if self._by_word else text
 
     def _learn(self, words: Iterable[str]) -> dict[str, bytes]:
         """Return the ids of new words, and remember those that may come back."""

@@ -8,7 +8,7 @@ from haystack import Document, component, default_from_dict, default_to_dict
 from haystack.utils import ComponentDevice, Secret
 
 from haystack_integrations.components.rankers.rerank_plugins.call import RankerCall, check_documents
-from rerank_plugins._adapters import lazy_reranker, plain_calibration
+from rerank_plugins._adapters import lazy_reranker, plain_calibration, plain_remote
 from rerank_plugins.calibration import Calibration
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.inputs import check_query
@@ -34,7 +34,7 @@ class CrossEncoderRanker:
     are copies with the new score, best first; the given documents stay as they are. The order of steps is:
     score, sort, drop below `min_score`, cut to `top_k`.
 
-    Example:
+    Examples:
         >>> from haystack import Document
         >>> from rerank_plugins.haystack import CrossEncoderRanker
         >>> ranker = CrossEncoderRanker("bundled", top_k=1)
@@ -75,6 +75,7 @@ class CrossEncoderRanker:
         document_template: str | None = None,
         meta_fields_to_embed: list[str] | None = None,
         embedding_separator: str = "\n",
+        remote: str | dict[str, Any] | None = None,
         scorer: Scorer | None = None,
         reranker: Reranker | None = None,
     ) -> None:
@@ -119,6 +120,8 @@ class CrossEncoderRanker:
                 `rerank_plugins.template.DocumentTemplate`. None: `meta_fields_to_embed` and the content.
             meta_fields_to_embed: Meta fields to put before the content; missing and None are left out.
             embedding_separator: Between meta fields and content.
+            remote: Base URL of a rerank server, or settings of `RemoteSettings`, instead of a model here;
+                `model` is then the name to ask it for, and secrets come from `RERANK_REMOTE_API_KEY`.
             scorer: A scorer that is ready, instead of a model; such a ranker has no `to_dict`.
             reranker: A `Reranker` that is ready, instead of a model; likewise.
 
@@ -171,6 +174,7 @@ class CrossEncoderRanker:
             "passage_overlap": passage_overlap,
             "max_passages": max_passages,
             "best_passages": best_passages,
+            "remote": plain_remote(remote),
         }
         self._lazy = self._make_lazy(token=None)
 
@@ -312,7 +316,8 @@ class CrossEncoderRanker:
 
     def _prepare(self) -> LazyReranker:
         """Return the lazy reranker, with the token, which is not read before it is needed."""
-        if self.token is None or self.scorer is not None or self.reranker is not None:
+        ready = self.scorer is not None or self.reranker is not None
+        if self.token is None or ready or self._options["remote"] is not None:
             return self._lazy
         with _token_lock:
             if not self._lazy.loaded:

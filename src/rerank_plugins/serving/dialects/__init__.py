@@ -1,0 +1,1 @@
+"""Wire formats: each module maps a body to a `RerankRequest` and a `RerankReply` to JSON, nothing else."""

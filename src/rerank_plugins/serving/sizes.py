@@ -1,0 +1,88 @@
+"""How much a request asks the model to read: estimated before it is tokenised, and cut where it says so."""
+
+import math
+from dataclasses import dataclass
+
+from rerank_plugins.errors import InvalidInputError
+from rerank_plugins.passages import window_scorer
+from rerank_plugins.reranker import Reranker
+
+__all__ = ["LONGEST_PAIR", "NO_LIMITS", "Limits", "cut", "estimate", "known"]
+
+# Where a scorer does not say.
+LONGEST_PAIR = 512
+# English; the real number is known only after tokenising, which is what this guards.
+_CHARACTERS_PER_TOKEN = 4
+# The most that a pair of any supported architecture has; BERT's have 3.
+_SPECIAL_TOKENS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Tokens to read, at most; None: what the model takes.
+
+    Attributes:
+        document: Of each document.
+        query: Of the query.
+        pair: Of query, document and special tokens together.
+    """
+
+    document: int | None = None
+    query: int | None = None
+    pair: int | None = None
+
+    def bind(self, reranker: Reranker) -> bool:
+        """Say whether that is less than the model reads anyway."""
+        longest = known(reranker, "max_length", math.inf)
+        asked = (self.document, self.query, self.pair)
+        return any(limit is not None and limit < longest for limit in asked)
+
+
+NO_LIMITS = Limits()
+
+
+def known(reranker: Reranker, name: str, otherwise: float) -> float:
+    """Return a number that a scorer tells of itself, or what to take where it does not (0 is unknown)."""
+    return getattr(getattr(reranker.scorer, "info", None), name, 0) or otherwise
+
+
+def estimate(query: str, documents: list[str], reranker: Reranker) -> int:
+    """Return about how many tokens the model will read."""
+    longest = known(reranker, "max_length", LONGEST_PAIR)
+    beside = len(query) // _CHARACTERS_PER_TOKEN + _SPECIAL_TOKENS
+    settings = reranker.settings
+    windows = 1 if settings.long_documents == "truncate" else settings.max_passages or math.inf
+    room = max(longest - beside, longest // 4)
+
+    def pair(document: str) -> float:
+        tokens = len(document) // _CHARACTERS_PER_TOKEN + 1
+        count = min(-(-tokens // room), windows)
+        return min(tokens, count * room) + count * min(beside, longest - room)
+
+    return int(sum(map(pair, documents)))
+
+
+def cut(query: str, documents: list[str], limits: Limits, reranker: Reranker) -> tuple[str, list[str]]:
+    """Cut texts where words begin, so that no more tokens are read than the limits allow.
+
+    Raises:
+        InvalidInputError: If the scorer knows no tokens, or the limits leave documents nothing.
+    """
+    scorer = window_scorer(reranker.scorer, "a limit of tokens for a text")
+
+    def start(texts: list[str], size: int | None, beside: str) -> list[str]:
+        if size is None:
+            return texts
+        found = scorer.windows(beside, texts, size=size, overlap=0, most=1)
+        return [text[: spans[0][1]] for text, spans in zip(texts, found, strict=True)]
+
+    (query,) = start([query], limits.query, "")
+    size = limits.document
+    if limits.pair is not None:
+        of_query, _ = scorer.extents(query, [])
+        room = limits.pair - of_query.tokens - _SPECIAL_TOKENS
+        if room < 1:
+            msg = f"{limits.pair} tokens for query and document leave documents nothing; raise it"
+            raise InvalidInputError(msg)
+        size = room if size is None else min(size, room)
+    return query, start(documents, size, query)

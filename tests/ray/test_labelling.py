@@ -1,0 +1,138 @@
+"""Labelling through Ray Data: what is killed continues, nothing is lost, nothing is done twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rerank_plugins import CrossEncoderScorer
+from rerank_plugins.errors import InvalidInputError
+from rerank_plugins.labelling import LabelReport, label
+
+Rows = list[dict[str, Any]]
+
+
+def make_rows(count: int) -> Rows:
+    return [
+        {
+            "id": f"p{i}",
+            "query": f"who wrote book {i % 97}?",
+            "document": f"author {i} wrote {'it ' * (i % 9)}",
+        }
+        for i in range(count)
+    ]
+
+
+def read(folder: Path) -> Rows:
+    found: Rows = []
+    for path in sorted(folder.glob("part-*")):
+        rows = pq.read_table(path).to_pylist() if path.suffix == ".parquet" else map(json.loads, path.open())
+        found += rows
+    return found
+
+
+def check(found: Rows, rows: Rows, scorer: CrossEncoderScorer) -> None:
+    """Every row once, in order, as it was, with the score that one process gives it."""
+    assert [{name: row[name] for name in rows[0]} for row in found] == rows
+    logits = scorer.score_pairs([(row["query"], row["document"]) for row in rows])
+    np.testing.assert_allclose([row["logit"] for row in found], logits, atol=1e-4)
+    np.testing.assert_allclose([row["score"] for row in found], 1 / (1 + np.exp(-logits)), atol=1e-4)
+    assert not any(row["truncated"] for row in found)
+
+
+def test_killed_driver_and_killed_worker_lose_nothing(
+    tmp_path: Path, cluster: None, tiny: Path, tiny_scorer: CrossEncoderScorer
+) -> None:
+    rows, output = make_rows(6_000), tmp_path / "labels"
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pairs.parquet", row_group_size=1_700)
+    options = {"dtype": "float32", "workers": 2, "rows_per_shard": 250}
+    flags = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    command = [sys.executable, "-m", "rerank_plugins", "label", "-i", str(tmp_path / "*.parquet")]
+    command += ["-o", str(output), "-m", str(tiny), "--address", "local", *flags]
+    with subprocess.Popen(command) as job:
+        while len(list(output.glob("part-*"))) < 3:
+            assert job.poll() is None, "the job ended early"
+            time.sleep(0.01)
+        job.kill()
+    before = len(list(output.glob("part-*")))
+    assert before < 24
+
+    killed: list[int] = []
+
+    def kill_one(report: LabelReport) -> None:
+        if not killed and report.pairs:
+            killed.append(int(next(iter(report.workers)).rpartition(":")[2]))
+            os.kill(killed[0], signal.SIGKILL)
+
+    report = label(tmp_path / "*.parquet", output, model=str(tiny), progress=kill_one, **options)
+    assert killed
+    assert report.rows == report.done == report.before + report.pairs == 6_000
+    assert report.before >= 250 * before
+    check(read(output), rows, tiny_scorer)
+    # Nothing else is left, and nothing is left to do.
+    assert sorted(path.suffix for path in output.iterdir()) == [".json", *[".parquet"] * 24]
+    assert label(tmp_path / "*.parquet", output, model=str(tiny), **options).pairs == 0
+
+
+def test_rows_without_text(
+    tmp_path: Path, cluster: None, tiny: Path, tiny_scorer: CrossEncoderScorer
+) -> None:
+    rows = make_rows(60)
+    bad = {7: None, 31: 4.5, 42: "\ud800"}
+    mixed = [row | {"document": bad[i]} if i in bad else row for i, row in enumerate(rows)]
+    path, output = tmp_path / "pairs.jsonl", tmp_path / "labels"
+    # A blank line is no row; the last line has no end.
+    path.write_text("\n" + "\n".join(map(json.dumps, mixed)))
+    options: dict[str, Any] = {"model": str(tiny), "dtype": "float32", "workers": 1, "rows_per_shard": 25}
+    with pytest.raises(InvalidInputError, match=r"row 9 of .*pairs.jsonl must have a text as 'document'"):
+        label(path, output, **options)
+    report = label(path, output, on_bad="skip", **options)
+    assert report.bad == 3
+    found = read(output)
+    assert [{name: row[name] for name in rows[0]} for row in found] == mixed
+    assert [i for i, row in enumerate(found) if row["logit"] is row["score"] is row["truncated"] is None] == [
+        *bad
+    ]
+    good = [i for i in range(60) if i not in bad]
+    check([found[i] for i in good], [rows[i] for i in good], tiny_scorer)
+
+
+def test_jsonl_becomes_parquet_of_one_schema(tmp_path: Path, cluster: None, tiny: Path) -> None:
+    # A column that is null in one shard and has values in another.
+    rows = [row | {"note": None if i < 30 else "late", "score": i} for i, row in enumerate(make_rows(60))]
+    (tmp_path / "in").mkdir()
+    for name, part in {"b.jsonl": rows[30:], "a.jsonl": rows[:30]}.items():
+        (tmp_path / "in" / name).write_text("".join(json.dumps(row) + "\n" for row in part))
+    with pytest.raises(InvalidInputError, match="must not have a column 'score' already"):
+        label(tmp_path / "in", tmp_path / "out", model=str(tiny), to="parquet", workers=1)
+    label(tmp_path / "in", tmp_path / "out", model=str(tiny), to="parquet", workers=1, prefix="tiny_")
+    table = pq.read_table(tmp_path / "out")
+    assert table.select(list(rows[0])).to_pylist() == rows
+    kinds = [str(table.schema.field(f"tiny_{name}").type) for name in ("logit", "score", "truncated")]
+    assert kinds == ["float", "double", "bool"]
+    # An interrupted job continues as it began, or not at all.
+    again: dict[str, Any] = {"to": "parquet", "workers": 1, "prefix": "tiny_"}
+    for change, named in (
+        ({"model": "bundled"}, "model"),
+        ({"rows_per_shard": 7}, "rows_per_shard"),
+        ({"prefix": "other_"}, "prefix"),
+        ({"max_length": 64}, "max_length"),
+    ):
+        with pytest.raises(InvalidInputError, match=f"only be continued as it began, but .*{named}"):
+            label(tmp_path / "in", tmp_path / "out", **{"model": str(tiny)} | again | change)
+    (tmp_path / "in" / "b.jsonl").unlink()
+    with pytest.raises(InvalidInputError, match=r"input .*b\.jsonl changed since"):
+        label(tmp_path / "in", tmp_path / "out", model=str(tiny), **again)
+    with (tmp_path / "in" / "a.jsonl").open("a") as file:
+        file.write("\n")
+    with pytest.raises(InvalidInputError, match=r"input .*a\.jsonl changed since"):
+        label(tmp_path / "in", tmp_path / "out", model=str(tiny), **again)

@@ -1,0 +1,92 @@
+"""The parts of the recipe that are arithmetic: cutting, drawing, targets, rates, measures."""
+
+import random
+from collections import Counter
+
+import pytest
+import torch
+
+from config import TrainConfig, read_config
+from measure import by_source, gain
+from queries import vary
+from sources import cut
+from train import draw, falling, rate, target
+
+TEXT = "Bread rises because yeast makes gas. Salt slows it. " * 20 + "A last sentence ends it."
+
+
+def test_passages_are_whole_sentences_and_lose_no_word() -> None:
+    passages = cut(TEXT, words=20)
+    assert " ".join(passages).split() == TEXT.split()
+    assert max(len(passage.split()) for passage in passages) <= 20
+    assert all(passage.endswith(".") for passage in passages)
+
+
+def test_a_sentence_longer_than_a_passage_is_split() -> None:
+    words = [f"w{i}" for i in range(95)]
+    passages = cut(" ".join(words), words=30)
+    assert " ".join(passages).split() == words
+    assert [len(passage.split()) for passage in passages] == [30, 30, 30, 5]
+
+
+def test_queries_vary_in_style_and_keep_their_words() -> None:
+    rng = random.Random(1)
+    styles = Counter(vary("What is the boiling point of water?", None, rng) for _ in range(400))
+    assert set(styles) == {
+        "What is the boiling point of water?",
+        "what is the boiling point of water",
+        "boiling point water",
+    }
+    assert vary("What is X?", "x meaning", random.Random(1)) in {"What is X?", "what is x", "x meaning"}
+
+
+def list_of(similarity: list[float], labelled: bool = True) -> dict:
+    return {"passages": list(range(len(similarity))), "similarity": similarity, "labelled": labelled}
+
+
+def test_the_target_is_the_teacher_without_a_label_and_the_label_when_it_is_strong() -> None:
+    row = list_of([0.5, 0.6, 0.1])
+    assert torch.allclose(target(row, 20, 0), torch.tensor([10.0, 12.0, 2.0]).softmax(-1))
+    assert target(row, 20, 0).argmax() == 1
+    assert target(row, 20, 3).argmax() == 0
+    assert torch.allclose(target(list_of([0.5, 0.6, 0.1], labelled=False), 20, 3), target(row, 20, 0))
+    assert torch.allclose(target(row, 0, 40), torch.tensor([1.0, 0.0, 0.0]), atol=1e-6)
+
+
+def test_a_step_is_a_function_of_seed_and_number_and_an_epoch_sees_each_list_once() -> None:
+    config = TrainConfig(lists=3, passages=4)
+    lists = [list_of([0.1] * 9) | {"name": i} for i in range(9)]
+    steps = [draw(lists, step, config, seed=1) for step in range(3)]
+    assert steps == [draw(lists, step, config, seed=1) for step in range(3)]
+    assert steps != [draw(lists, step, config, seed=2) for step in range(3)]
+    assert sorted(row["name"] for step in steps for row in step) == list(range(9))
+    for row in (row for step in steps for row in step):
+        assert row["passages"][0] == 0
+        assert len(set(row["passages"])) == len(row["similarity"]) == 4
+
+
+def test_the_rate_warms_up_stays_and_falls_to_zero() -> None:
+    config = TrainConfig(steps=100, warm_up=10, decay=0.3)
+    rates = [rate(step, config) for step in range(101)]
+    assert rates[:10] == pytest.approx([0.1 * i for i in range(1, 11)])
+    assert set(rates[10:71]) == {1.0}
+    assert rates[71:] == sorted(rates[71:], reverse=True)
+    assert rates[100] == 0
+    assert [step for step in range(100) if falling(step, config)] == list(range(71, 100))
+
+
+def test_held_out_figures_count_ties_against_the_model() -> None:
+    assert gain(torch.tensor([3.0, 1.0, 2.0])) == 1
+    assert gain(torch.tensor([1.0, 1.0, 0.0])) == pytest.approx(1 / 1.5849625, abs=1e-6)
+    assert gain(torch.arange(11.0)) == 0
+    rows = [{"source": "a"}, {"source": "a"}, {"source": "b"}]
+    found = by_source(rows, [torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0])])
+    assert found["b"] == 1
+    assert found["mean"] == pytest.approx((found["a"] + 1) / 2, abs=1e-4)
+
+
+def test_a_misspelt_setting_is_an_error(tmp_path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("[train]\nstep = 3\n")
+    with pytest.raises(TypeError, match="step"):
+        read_config(path)

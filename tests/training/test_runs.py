@@ -1,0 +1,115 @@
+"""Whole runs, small: training that is interrupted, and adapting to a domain."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import adapt
+from config import Config, PrepareConfig, TeachConfig, TrainConfig
+from files import read_rows, write_rows
+from prepare import collect
+from rerank_plugins import CrossEncoderScorer
+from teach import teach
+from train import make_trainer
+
+NOUNS = ("yeast", "salt", "copper", "cheese", "rice", "violin", "octave", "bicycle", "thunder", "orbit")
+PLACES = ["Ghent", "Lagos", "Quito", "Osaka"]
+SETTINGS = Config(
+    prepare=PrepareConfig(held_out=0.2),
+    teach=TeachConfig(candidates=6, hard=2),
+    train=TrainConfig(
+        start="bundled", steps=6, lists=2, passages=3, layers=2, warm_up=1, decay=0.5, evaluate_every=100
+    ),
+)
+
+
+def write_pairs(path: Path, nouns: tuple[str, ...] = NOUNS) -> Path:
+    rows = [
+        {
+            "query": f"price of {noun} in {place}?",
+            "positive": f"In {place} the {noun} is sold for {len(noun) * 3} coins a piece. Dealers know it.",
+        }
+        for noun in nouns
+        for place in PLACES
+    ]
+    write_rows(path, rows)
+    return path
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("work")
+    passages, queries = collect(
+        {"pairs": adapt.read_pairs(write_pairs(folder / "pairs.jsonl"))}, SETTINGS.prepare, 1
+    )
+    write_rows(folder / "passages.jsonl", passages)
+    write_rows(folder / "queries.jsonl", queries)
+    teach(folder, SETTINGS.teach, 1, threads=2)
+    return folder
+
+
+def test_lists_begin_with_the_positive_and_hold_other_passages(work: Path) -> None:
+    passages = [row["text"] for row in read_rows(work / "passages.jsonl")]
+    queries = {row["query"]: row for row in read_rows(work / "queries.jsonl")}
+    lists = read_rows(work / "lists.jsonl")
+    assert len(lists) == len(NOUNS) * len(PLACES)
+    for row in lists:
+        assert row["passages"][:1] == queries[row["query"]]["positives"]
+        assert len(set(row["passages"])) == len(row["passages"])
+        assert row["held_out"] or len(row["passages"]) == SETTINGS.teach.candidates
+        assert all(0 <= number < len(passages) for number in row["passages"])
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoint.pt", weights_only=True)["model"]
+
+
+def test_an_interrupted_run_ends_where_the_whole_run_ends(work: Path, tmp_path: Path) -> None:
+    whole = make_trainer(work, tmp_path / "whole", SETTINGS, threads=2)
+    start = {name: tensor.clone() for name, tensor in whole.model.state_dict().items()}
+    whole.run()
+    first = make_trainer(work, tmp_path / "parts", SETTINGS, threads=2)
+    for _ in range(2):
+        first.learn()
+    first.save("checkpoint.pt")
+    second = make_trainer(work, tmp_path / "parts", SETTINGS, threads=2)
+    assert second.step == 2
+    second.run()
+    ends = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert any(not torch.equal(start[name], tensor) for name, tensor in ends[0].items())
+    for name, tensor in ends[0].items():
+        assert torch.allclose(tensor, ends[1][name], atol=1e-4), name
+
+
+def test_more_steps_go_on_from_before_the_rate_fell(work: Path, tmp_path: Path) -> None:
+    make_trainer(work, tmp_path, SETTINGS, threads=2).run()
+    more = replace(SETTINGS, train=replace(SETTINGS.train, steps=12))
+    trainer = make_trainer(work, tmp_path, more, threads=2)
+    assert trainer.step == torch.load(tmp_path / "stable.pt", weights_only=True)["step"] == 4
+
+
+def test_a_model_adapts_to_pairs_and_documents(tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path / "pairs.jsonl", NOUNS[:5])
+    documents = tmp_path / "documents.jsonl"
+    write_rows(
+        documents,
+        ({"title": f"All about {n}", "text": f"{n} is old. It is traded. It keeps well."} for n in NOUNS[:5]),
+    )
+    adapt.main(tmp_path / "model", pairs=pairs, documents=documents, steps=2, max_tokens=48, threads=2)
+    held_out = json.loads((tmp_path / "model" / "held-out.json").read_text())
+    assert held_out["before"].keys() == held_out["after"].keys() >= {"pairs", "mean"}
+    texts = ["In Quito the salt is sold for 12 coins a piece.", "Osaka has rain."]
+    with CrossEncoderScorer(str(tmp_path / "model"), device="cpu") as adapted:
+        scores = adapted.score("price of salt in Quito?", texts)
+    assert scores[0] > scores[1]
+    assert not (tmp_path / "model" / "training").exists()
+
+
+def test_a_file_that_is_not_pairs_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"query": "a", "positive": "b"}\n{"question": "a"}\n')
+    with pytest.raises(adapt.PairsError, match="line 2 must be an object"):
+        list(adapt.read_pairs(path))
