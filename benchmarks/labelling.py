@@ -140,7 +140,6 @@ def main(
         "workers": workers,
         "docs_per_second_in_process": [round(rate, 1) for rate in before + after],
         "docs_per_second_per_worker": rates,
-        "ratio": round(float(np.mean(rates) / np.mean(before + after)), 3),
         "killed": {
             "shards": shards,
             "shards_there_when_killed": there,
