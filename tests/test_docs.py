@@ -91,7 +91,8 @@ def run_page(page: Path, chosen: list[Block], hub: Path, folder: Path, address: 
         "blocks": [{"line": block.line, "text": located(block.text, address)} for block in chosen],
     }
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "run_page.py")],
+        # -P: else `import ray` would find tests/ray.
+        [sys.executable, "-P", str(ROOT / "tests" / "run_page.py")],
         input=json.dumps(given),
         capture_output=True,
         text=True,

@@ -56,7 +56,7 @@ NOT_RERANKED = ("reranked", "rerank_reason")
 def missing_extra(extra: str, error: ImportError) -> MissingExtraError:
     """Return the error to raise when an extra's package cannot be imported."""
     return MissingExtraError(
-        f"rerank_plugins.{extra.replace('-', '_')} needs a package that is not installed ({error}); "
+        f"a package that is needed here is not installed ({error}); "
         f'install it with: pip install "rerank-plugins[{extra}]"'
     )
 
