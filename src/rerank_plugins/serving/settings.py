@@ -94,7 +94,7 @@ class ServerSettings(_Settings):
     max_request_tokens: int = Field(default=2**18, ge=1)
     max_queue_tokens: int | None = Field(default=None, ge=1)
     max_waiting_requests: int = Field(default=256, ge=1)
-    max_wait_ms: int = Field(default=2_000, ge=1)
+    max_wait_ms: int = Field(default=5_000, ge=1)
     deadline_ms: int = Field(default=30_000, ge=1)
     drain_seconds: float = Field(default=30.0, ge=0, allow_inf_nan=False)
     request_log: bool = True
