@@ -7,25 +7,37 @@ values. `--device cpu --quick` runs the same code on small numbers, to try the s
 GPU.
 """
 
+import gc
 import json
+import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
+from unittest.mock import patch
 
+import numpy as np
 import torch
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
+from rich.table import Table
+from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity, profile
 
 from rerank_plugins import CrossEncoderScorer, RerankError
+from rerank_plugins.bench.flops import matmul_peak, needed_flops
 from rerank_plugins.bench.models import make_random_checkpoint
 from rerank_plugins.bench.report import machine, tables
 from rerank_plugins.bench.run import Plan, run_benchmark
 from rerank_plugins.bench.workload import LENGTHS, make_topics
 from rerank_plugins.scoring import family
+from rerank_plugins.scoring.engines.base import Collect
+from rerank_plugins.scoring.engines.packed import PackedEngine
+from rerank_plugins.scoring.pairs import EncodedPairs
 
 MEMBERS = (
     "ms-marco-TinyBERT-L2-v2",
@@ -39,6 +51,11 @@ V100_DOCUMENTS_PER_SECOND = dict(zip(MEMBERS, (9000, 4100, 2500, 1800, 960), str
 PEERS = ("sentence-transformers", "sentence-transformers bf16", "sentence-transformers fp16")
 # Tried for the peer, which has no default for a GPU; its best counts.
 PEER_BATCH_SIZES = (32, 256)
+QUERY = "how do I reset my router?"
+# Requests at once where token ids are in hand, and calls one after the other where strings are.
+AT_ONCE, CALLS = 8, 5
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -106,42 +123,153 @@ def texts(count: int, seed: int = 0) -> list[str]:
     return make_topics(LENGTHS["msmarco"], queries=1, candidates=count, seed=seed)[0][1]
 
 
-def measure_memory(model: str, size: Size) -> dict[str, Any]:
+def scorers(model: str, size: Size) -> Iterator[tuple[str, CrossEncoderScorer]]:
+    """Yield precisions of ours, each with a scorer, one open at a time."""
+    for spec in size.ours:
+        engine, _, dtype = spec.partition(":")
+        with CrossEncoderScorer(model, device=size.device, engine=engine, dtype=dtype) as scorer:
+            yield dtype, scorer
+
+
+def measure_company(folder: Path, size: Size) -> list[Row]:
+    """Return how far apart logits are, at most, alone and shuffled, from those of one batch."""
+    documents = texts(min(size.candidates, 200), 3)
+    order = np.random.default_rng(0).permutation(len(documents))
+    rows = []
+    for member in size.members:
+        for dtype, scorer in scorers(checkpoint(member, folder), size):
+            together = scorer.score(QUERY, documents)
+            shuffled = scorer.score(QUERY, [documents[i] for i in order])
+            alone = [float(scorer.score(QUERY, [text])[0]) for text in documents[:20]]
+            rows.append(
+                {
+                    "model": member,
+                    "precision": dtype,
+                    "shuffled": float(np.abs(shuffled - together[order]).max()),
+                    "alone": float(np.abs(alone - together[:20]).max()),
+                }
+            )
+    return rows
+
+
+def measure_floor(model: str, size: Size) -> list[Row]:
+    """Return milliseconds for one query's candidates: of the needed arithmetic, and measured.
+
+    The floor is the arithmetic at the matmul rate measured here. From token ids: a request among several at
+    once. From strings: one call after the other, on documents seen before and on new ones.
+    """
+    config = json.loads((Path(model) / "config.json").read_text())
+    rows = []
+    for dtype, scorer in scorers(model, size):
+        peak = 1e9 * matmul_peak(getattr(torch, dtype), size.device)
+        for name, lengths in LENGTHS.items():
+            topics = make_topics(lengths, queries=CALLS + 2, candidates=size.candidates, seed=7)
+            (query, documents), another, *others = topics
+            ids = scorer._loaded.encoder.encode([(query, text) for text in documents])
+            floor = 1000 * needed_flops(config, ids.lengths) / peak
+            from_ids = from_token_ids(scorer, ids)
+            rows.append(
+                {
+                    "precision": dtype,
+                    "lengths": name,
+                    "floor ms": floor,
+                    "from ids ms": from_ids,
+                    "share of peak": floor / from_ids,
+                    "seen before ms": milliseconds(scorer, [(query, documents)] * CALLS),
+                    "new ms": milliseconds(scorer, others),
+                    "of it tokenising": scorer.score_detailed(*another).tokenize_ms,
+                }
+            )
+    return rows
+
+
+def from_token_ids(scorer: CrossEncoderScorer, ids: EncodedPairs) -> float:
+    """Return milliseconds a request, the best of a few times several at once."""
+    worker = scorer._loaded.worker
+    best = float("inf")
+    for _ in range(CALLS):
+        started = time.perf_counter()
+        for answer in [worker.submit(ids) for _ in range(AT_ONCE)]:
+            answer.result()
+        best = min(best, time.perf_counter() - started)
+    return 1000 * best / AT_ONCE
+
+
+def milliseconds(scorer: CrossEncoderScorer, topics: list[tuple[str, list[str]]]) -> float:
+    """Return the median of a call."""
+    spent = []
+    for query, documents in topics:
+        started = time.perf_counter()
+        scorer.score(query, documents)
+        spent.append(time.perf_counter() - started)
+    return 1000 * statistics.median(spent)
+
+
+def checkpoint(member: str, folder: Path) -> str:
+    """Return a random checkpoint of a member's shape."""
+    shape = family.find(member)
+    assert shape is not None  # noqa: S101 - a name of ours
+    return str(make_random_checkpoint(shape, folder / member))
+
+
+def release() -> None:
+    """Free what others left on the device."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def measure_memory(model: str, size: Size) -> Row:
     """Return MiB at the device's peak for 1,000 documents and for many, and what closing leaves."""
     if not size.device.startswith("cuda"):
         return {"not run": "no CUDA device"}
     found = {}
+    release()
     before = torch.cuda.memory_reserved(size.device)
     with CrossEncoderScorer(model, device=size.device) as scorer:
         for count in (1_000, size.streamed):
             torch.cuda.reset_peak_memory_stats(size.device)
             documents = (text for start in range(0, count, 1000) for text in texts(1000, start))
-            scorer.score("how do I reset my router?", documents)
+            scorer.score(QUERY, documents)
             found[f"{count:,} documents"] = torch.cuda.max_memory_allocated(size.device) / 2**20
     found["left after close"] = (torch.cuda.memory_reserved(size.device) - before) / 2**20
     return {name: round(value, 1) for name, value in found.items()}
 
 
-def survive_out_of_memory(model: str, size: Size) -> dict[str, Any]:
-    """Return what a call cost and changed whose batches are too large for the memory there is."""
+def survive_out_of_memory(model: str, size: Size) -> list[Row]:
+    """Return what it cost and changed that memory ran out: once, injected, and for want of it."""
     if not size.device.startswith("cuda"):
-        return {"not run": "no CUDA device"}
+        return [{"not run": "no CUDA device"}]
     documents = texts(4_000, 5)
+    failures = iter([torch.OutOfMemoryError("injected")])
+    launch = PackedEngine.launch
+
+    def failing(engine: PackedEngine, pairs: EncodedPairs, indices: NDArray[np.int64]) -> Collect:
+        for failure in failures:
+            raise failure
+        return launch(engine, pairs, indices)
+
+    release()
     with CrossEncoderScorer(model, device=size.device, cuda_graphs="off") as scorer:
-        expected = scorer.score("how do I reset my router?", documents)
+        expected = scorer.score(QUERY, documents)
+        with patch.object(PackedEngine, "launch", failing):
+            injected = scorer.score_detailed(QUERY, documents)
     total = torch.cuda.get_device_properties(size.device).total_memory
     with CrossEncoderScorer(model, device=size.device, cuda_graphs="off", max_batch_tokens=2**20) as greedy:
         # Room for the weights and about a tenth of what the batches ask for.
         room = torch.cuda.memory_reserved(size.device) + 2**28
         torch.cuda.set_per_process_memory_fraction(room / total, size.device)
         try:
-            scores = greedy.score_detailed("how do I reset my router?", documents)
+            real = greedy.score_detailed(QUERY, documents)
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0, size.device)
-    return {
-        "batches halved": scores.out_of_memory,
-        "largest difference of logits": float(abs(scores.logits - expected).max()),
-    }
+    return [
+        {
+            "out of memory": kind,
+            "batches halved": scores.out_of_memory,
+            "largest difference of logits": float(np.abs(scores.logits - expected).max()),
+        }
+        for kind, scores in (("injected", injected), ("real", real))
+    ]
 
 
 def profile_a_call(model: str, size: Size) -> str:
@@ -151,13 +279,61 @@ def profile_a_call(model: str, size: Size) -> str:
     documents = texts(size.candidates, 9)
     with CrossEncoderScorer(model, device=size.device) as scorer:
         scorer.score("warm up", documents)
-        with profile(activities=activities) as profiler:
+        # The engine has a thread of its own.
+        everywhere = _ExperimentalConfig(profile_all_threads=True)
+        with profile(activities=activities, experimental_config=everywhere) as profiler:
             started = time.perf_counter()
-            scorer.score("how do I reset my router?", documents)
+            scorer.score(QUERY, documents)
             seconds = time.perf_counter() - started
     order = "self_device_time_total" if cuda else "self_cpu_time_total"
     table: str = profiler.key_averages().table(sort_by=order, row_limit=25)
     return f"{size.candidates} documents in {1000 * seconds:.1f} ms\n{table}"
+
+
+def summary(runs: dict[str, Any], size: Size) -> list[Row]:
+    """Return documents a second of ours and of the best peer in the same run, beside the V100's."""
+    rows = []
+    for member in size.members:
+        for lengths in LENGTHS:
+            results = runs[f"{member}, {lengths}"].get("results", {})
+            for found in results.values():
+                ours, peer = (
+                    max(
+                        (row for row in found if row["name"].startswith("rerank-plugins") is own),
+                        key=lambda row: row["docs_per_second"],
+                        default={"name": "none ran", "docs_per_second": float("nan")},
+                    )
+                    for own in (True, False)
+                )
+                rows.append(
+                    {
+                        "model": member,
+                        "lengths": lengths,
+                        "ours": ours["name"].removeprefix("rerank-plugins "),
+                        "docs/s": ours["docs_per_second"],
+                        "best peer": peer["name"],
+                        "its docs/s": peer["docs_per_second"],
+                        "times": ours["docs_per_second"] / peer["docs_per_second"],
+                        "another card: V100, model card": V100_DOCUMENTS_PER_SECOND[member],
+                    }
+                )
+    return rows
+
+
+def show(console: Console, title: str, findings: Any) -> None:
+    """Print findings, rows as a table."""
+    console.print(f"\n[bold]{title}[/]")
+    if not isinstance(findings, list) or not findings:
+        console.print(findings)
+        return
+    table = Table()
+    for column in findings[0]:
+        table.add_column(column)
+    for row in findings:
+        table.add_row(
+            *(f"{value:,.4g}" if isinstance(value, float) else str(value) for value in row.values())
+        )
+    console.print(table)
 
 
 def guarded(part: Callable[..., Any], *arguments: Any) -> Any:
@@ -174,16 +350,15 @@ def main(
     output: Annotated[Path | None, typer.Option(help="Folder for JSON and the profile.")] = None,
 ) -> None:
     """Measure, print, and write."""
+    # A graph that is captured in the middle of a round would be its slowest call.
+    os.environ.setdefault("RERANK_CUDA_GRAPHS", "load")
     size = quick(device) if small else full(device)
     console = Console(width=130)
     card = torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
-    console.print(f"[bold]{card}[/], torch {torch.__version__}; model cards on a V100, documents a second:")
-    console.print({name: V100_DOCUMENTS_PER_SECOND[name] for name in size.members})
+    console.print(f"[bold]{card}[/], torch {torch.__version__}")
     found: dict[str, Any] = {"card": card, "machine": machine(), "runs": {}}
     with tempfile.TemporaryDirectory() as folder:
-        last = family.find(size.members[-1])
-        assert last is not None  # noqa: S101 - a name of ours
-        model = str(make_random_checkpoint(last, Path(folder) / "model"))
+        model = checkpoint(size.members[-1], Path(folder))
         with CrossEncoderScorer(model, device=device) as scorer:
             found["info"] = asdict(scorer.info)
             console.print(scorer.info.reasons)
@@ -197,15 +372,22 @@ def main(
             for table in tables(report):
                 console.print(table)
             found["runs"][name] = json.loads(report.to_json())
-        for key, part in (("memory_mib", measure_memory), ("out_of_memory", survive_out_of_memory)):
-            found[key] = guarded(part, model, size)
-            console.print(key, found[key])
-        table = guarded(profile_a_call, model, size)
-        console.print(table, markup=False)
+        parts: dict[str, tuple[Callable[..., Any], *tuple[Any, ...]]] = {
+            "floor": (measure_floor, model, size),
+            "company": (measure_company, Path(folder), size),
+            "memory_mib": (measure_memory, model, size),
+            "out_of_memory": (survive_out_of_memory, model, size),
+            "summary": (summary, found["runs"], size),
+        }
+        for key, (part, *arguments) in parts.items():
+            found[key] = guarded(part, *arguments)
+            show(console, key, found[key])
+        profiled = guarded(profile_a_call, model, size)
+        console.print(profiled, markup=False)
     if output:
         output.mkdir(parents=True, exist_ok=True)
         (output / "cuda.json").write_text(json.dumps(found, indent=2) + "\n")
-        (output / "cuda-profile.txt").write_text(f"{table}\n")
+        (output / "cuda-profile.txt").write_text(f"{profiled}\n")
 
 
 if __name__ == "__main__":

@@ -128,7 +128,9 @@ class ScorerSettings(_Settings):
         max_batch_tokens: Tokens in one batch, padding included. None: a default for the device, within its
             free memory.
         max_device_memory: Bytes that weights and one batch may take of a CUDA device, for cards that others
-            share; about, as batches are sized by an estimate. None: half of what is free at load.
+            share; about, as batches are sized by an estimate. Graphs captured at load count, too; those
+            captured later come on top, with about as much as a batch of 16,384 tokens. None: half of what is
+            free at load.
         cuda_graphs: When to capture CUDA graphs for small batches: `"lazy"`, as they are needed; `"load"`,
             all at once, so that no request pays for it; `"off"`, never.
         max_queue_tokens: Tokens that may wait for the engine; more are refused with `QueueFullError`.

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import weakref
 from concurrent.futures import Future
 
 import numpy as np
@@ -243,6 +244,21 @@ def test_running_out_of_memory_halves_the_batch_and_loses_nothing(ahead: int, at
     for _ in range(2):
         worker.submit(request(40)).result(10)
     assert worker.submit(request(40)).result(10).out_of_memory == 0
+    worker.close()
+
+
+def test_a_batch_that_did_not_fit_is_gone_before_its_halves_are_tried() -> None:
+    class Activating(Small):
+        attempts: list[weakref.ref[np.ndarray]] = []
+
+        def launch(self, pairs: EncodedPairs, indices: np.ndarray) -> Collect:
+            assert not any(activations() is not None for activations in self.attempts)
+            activations = np.empty(8)  # what the attempt gets of the device's memory before there is no more
+            self.attempts.append(weakref.ref(activations))
+            return super().launch(pairs, indices)
+
+    worker = Worker([Activating(20)], max_batch_tokens=64)
+    assert worker.submit(request(40)).result(10).out_of_memory > 0
     worker.close()
 
 

@@ -117,6 +117,21 @@ def test_the_measurement_measures() -> None:
     assert 0 < precision._matmul_seconds(torch.float32, repeats=2) < 10
 
 
+def test_tf32_is_told_whichever_of_torchs_switches_was_used() -> None:
+    matmul = torch.backends.cuda.matmul
+    try:
+        torch.set_float32_matmul_precision("high")
+        assert precision.tf32_note().startswith("on")
+        torch.set_float32_matmul_precision("highest")
+        assert precision.tf32_note().startswith("off")
+        if hasattr(matmul, "fp32_precision"):  # torch 2.9
+            matmul.fp32_precision = "tf32"
+            assert precision.tf32_note().startswith("on")
+            matmul.fp32_precision = "ieee"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 def test_a_graph_is_made_once_and_again_when_the_weights_change(tiny: Path, tmp_path: Path) -> None:
     import shutil
 

@@ -15,6 +15,7 @@ from rerank_plugins.scoring.engines.attention import (
     VarlenAttention,
     choose_attention,
 )
+from rerank_plugins.scoring.engines.base import capturing, free_cached_memory
 from rerank_plugins.scoring.engines.batches import Shape, pack
 from rerank_plugins.scoring.engines.bert import BertNetwork
 from rerank_plugins.scoring.engines.graphs import SHAPES, Graphs
@@ -131,6 +132,24 @@ def test_a_model_without_token_types_has_none(tiny_network) -> None:
         assert engine.launch(pairs, order)() == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("graphs", ["off", "lazy", "load"])
+def test_a_model_with_one_token_type_has_no_other_to_look_up(checkpoint, graphs) -> None:
+    found = find_model(ScorerSettings(model=str(checkpoint(min(FAMILY, key=lambda shape: shape.parameters)))))
+    weights = dict(load_weights(found.folder))
+    name = "bert.embeddings.token_type_embeddings.weight"
+    weights[name] = weights[name][:1]
+    made = BertNetwork(dict(found.config) | {"type_vocab_size": 1}, weights)
+    pairs = pairs_of([9, 30], document_type=0)
+    expected = TorchEngine(made).forward(pairs, np.arange(2))
+    engine = PackedEngine(made, CPU, PaddedAttention, graphs=graphs)
+    assert engine.launch(pairs, np.arange(2))() == pytest.approx(expected, abs=1e-5)
+
+
+def test_batches_are_planned_by_padded_tokens_where_attention_pads(tiny_network) -> None:
+    assert PackedEngine(tiny_network, CPU, PaddedAttention).pads
+    assert not PackedEngine(tiny_network, CPU, VarlenAttention).pads
+
+
 def test_one_array_carries_a_batch() -> None:
     pairs = pairs_of([4, 3, 6])
     batch = pack(pairs, np.array([2, 1]), Shape(12, 4))
@@ -166,14 +185,43 @@ def test_each_shape_is_prepared_once_and_large_batches_not_at_all(tiny_network) 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_attention_is_chosen_by_device_and_precision(dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_attention(CPU, dtype)[0] is PaddedAttention
+    assert choose_attention(CPU, dtype, 32)[0] is PaddedAttention
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (9, 0))
-    kind, why = choose_attention(torch.device("cuda:0"), dtype)
+    kind, why = choose_attention(torch.device("cuda:0"), dtype, 32)
     assert kind is (PaddedAttention if dtype is torch.float32 else VarlenAttention), why
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (7, 5))
-    kind, why = choose_attention(torch.device("cuda:0"), dtype)
+    kind, why = choose_attention(torch.device("cuda:0"), dtype, 32)
     assert kind is PaddedAttention
     assert "half precision" in why or "8.0" in why
+
+
+def test_attention_is_chosen_by_what_the_kernel_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda:0")
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (9, 0))
+    assert choose_attention(cuda, torch.float16, 64)[0] is VarlenAttention
+    for size in (26, 264):  # 26: TinyBERT with four layers
+        kind, why = choose_attention(cuda, torch.float16, size)
+        assert kind is PaddedAttention
+        assert f"these have {size}" in why
+
+    def old(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, return_aux=None): ...
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", old)
+    kind, why = choose_attention(cuda, torch.float16, 64)
+    assert kind is PaddedAttention
+    assert "takes no scale" in why
+
+
+def test_memory_is_given_back_when_no_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    freed: list[None] = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: freed.append(None))
+    monkeypatch.setattr("rerank_plugins.scoring.engines.base._LONGEST_CAPTURE", 0.01)
+    with capturing:
+        free_cached_memory()
+    assert not freed
+    free_cached_memory()
+    assert freed
 
 
 def test_segments_know_their_tokens() -> None:

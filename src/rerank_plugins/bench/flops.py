@@ -59,9 +59,10 @@ def _seconds(x: torch.Tensor, weight: torch.Tensor) -> float:
         return time.perf_counter() - started
     repeats = 10
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-    begin.record()
-    for _ in range(repeats):
-        torch.nn.functional.linear(x, weight)
-    end.record()
+    with torch.cuda.device(x.device):  # whose stream the events are for
+        begin.record()
+        for _ in range(repeats):
+            torch.nn.functional.linear(x, weight)
+        end.record()
     end.synchronize()
     return float(begin.elapsed_time(end)) / 1000 / repeats

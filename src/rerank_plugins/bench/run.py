@@ -122,8 +122,12 @@ def run_benchmark(plan: Plan, progress: Callable[[str], None] = lambda _: None) 
         if baseline not in {contestant.name for contestant in everybody}:
             msg = f"--baseline must be one of {[c.name for c in everybody]}, but got {baseline!r}"
             raise InvalidInputError(msg)
+        # It remembers: everybody is compared with the same scores.
+        remembered = _REFERENCE_QUERIES * max(plan.candidates)
         reference = stack.enter_context(
-            CrossEncoderScorer(model, device="cpu", engine="torch", dtype="float32")
+            CrossEncoderScorer(
+                model, device="cpu", engine="torch", dtype="float32", score_cache_size=remembered
+            )
         )
         found = find_model(ScorerSettings(model=model))
         rounds = {

@@ -256,7 +256,7 @@ class _Line:
         try:
             collect = self._engine.launch(round_.pairs, batch)
         except torch.OutOfMemoryError as error:
-            self._halve(round_, batch, began, error)
+            self._halve(round_, batch, began, error.with_traceback(None))  # its frames hold what did fit
         except Exception as error:  # noqa: BLE001 - whatever happens, nobody waits forever
             self._answer(round_, batch, began, error)
         else:
@@ -270,7 +270,7 @@ class _Line:
         try:
             logits = self._check(flying.collect())
         except torch.OutOfMemoryError as error:
-            self._halve(round_, batch, began, error)
+            self._halve(round_, batch, began, error.with_traceback(None))
         except Exception as error:  # noqa: BLE001 - whatever happens, nobody waits forever
             self._answer(round_, batch, began, error)
         else:

@@ -186,7 +186,7 @@ def _load(settings: ScorerSettings, reasons: dict[str, str]) -> Loaded:
         max_query_tokens=max_query_tokens,
         max_batch_tokens=max_batch_tokens,
         memory=sum(engine.memory for engine in engines),
-        reasons=reasons | found.notes | {"engine": why} | engine_notes(settings),
+        reasons=reasons | found.notes | {"engine": why} | engine_notes(settings, found.config),
     )
     logger.info(
         "loaded %s: engine %s (%s), device %s, dtype %s, %.1f MB",

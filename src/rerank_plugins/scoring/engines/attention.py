@@ -4,7 +4,7 @@ A packed batch is one stream of T tokens, cut into n segments. Queries, keys and
 nothing attends across a segment's ends.
 """
 
-import importlib.util
+import inspect
 from collections.abc import Callable
 from typing import Protocol
 
@@ -13,6 +13,8 @@ import torch.nn.functional as F  # noqa: N812 - the name everybody reads
 from torch import Tensor
 
 __all__ = ["Attention", "PaddedAttention", "Segments", "VarlenAttention", "choose_attention"]
+
+_LARGEST_HEAD = 256
 
 
 class Segments:
@@ -106,14 +108,30 @@ class PaddedAttention:
         return mixed[:, :, 0]
 
 
-def choose_attention(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[Segments], Attention], str]:
-    """Return the attention for a device and precision, and why this one."""
+def choose_attention(
+    device: torch.device, dtype: torch.dtype, size: int
+) -> tuple[Callable[[Segments], Attention], str]:
+    """Return the attention for a device, a precision and heads of a size, and why this one."""
+    obstacle = _varlen_obstacle(device, dtype, size)
+    if obstacle is None:
+        return VarlenAttention, "varlen_attn: no padding at all"
+    return PaddedAttention, f"padded SDPA: {obstacle}"
+
+
+def _varlen_obstacle(device: torch.device, dtype: torch.dtype, size: int) -> str | None:
+    """Say why `VarlenAttention` cannot be used, or None if it can."""
     if device.type != "cuda":
-        return PaddedAttention, "padded SDPA: varlen_attn needs CUDA"
+        return "varlen_attn needs CUDA"
     if dtype not in (torch.float16, torch.bfloat16):
-        return PaddedAttention, "padded SDPA: varlen_attn needs half precision"
+        return "varlen_attn needs half precision"
+    if size % 8 or size > _LARGEST_HEAD:
+        return f"varlen_attn needs heads of a multiple of 8 up to {_LARGEST_HEAD}, and these have {size}"
     if torch.cuda.get_device_capability(device) < (8, 0):
-        return PaddedAttention, "padded SDPA: varlen_attn needs compute capability 8.0"
-    if importlib.util.find_spec("torch.nn.attention.varlen") is None:
-        return PaddedAttention, f"padded SDPA: torch {torch.__version__} has no varlen_attn"
-    return VarlenAttention, "varlen_attn: no padding at all"
+        return "varlen_attn needs compute capability 8.0"
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return f"torch {torch.__version__} has no varlen_attn"
+    if "scale" not in inspect.signature(varlen_attn).parameters:  # torch 2.10
+        return f"varlen_attn of torch {torch.__version__} takes no scale"
+    return None

@@ -1,5 +1,6 @@
 """The one interface every engine has."""
 
+import threading
 from collections.abc import Callable
 from typing import Protocol
 
@@ -9,7 +10,11 @@ from numpy.typing import NDArray
 
 from rerank_plugins.scoring.pairs import EncodedPairs
 
-__all__ = ["Collect", "Engine", "PaddingEngine", "free_cached_memory"]
+__all__ = ["Collect", "Engine", "PaddingEngine", "capturing", "free_cached_memory"]
+
+# Held while a CUDA graph is captured: a process may capture one at a time, and torch frees nothing meanwhile.
+capturing = threading.Lock()
+_LONGEST_CAPTURE = 10.0  # seconds
 
 # Waits for a batch that was launched, and returns its float32 logits.
 Collect = Callable[[], NDArray[np.float32]]
@@ -65,5 +70,9 @@ class PaddingEngine:
 
 def free_cached_memory() -> None:
     """Give the device memory that torch keeps for later back to the driver; nothing on CPU."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    # Not for ever: garbage collection in the middle of a capture may close another scorer, and wait for it.
+    if torch.cuda.is_available() and capturing.acquire(timeout=_LONGEST_CAPTURE):
+        try:
+            torch.cuda.empty_cache()
+        finally:
+            capturing.release()

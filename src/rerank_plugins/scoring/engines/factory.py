@@ -1,8 +1,9 @@
 """Makes the engine that was chosen, with the graph it needs from the disk cache."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,18 +39,25 @@ def make_engine(settings: ScorerSettings, found: ModelFiles) -> Engine:
     return makers[settings.engine](settings, found)
 
 
-def engine_notes(settings: ScorerSettings) -> dict[str, str]:
-    """Return what an engine chose by itself, and why, for `ScorerInfo.reasons`."""
-    device = torch.device(settings.device)
-    if device.type != "cuda":
+def engine_notes(settings: ScorerSettings, config: Mapping[str, Any]) -> dict[str, str]:
+    """Return what an engine chose by itself for a model, and why, for `ScorerInfo.reasons`."""
+    if settings.device == "cpu":
         return {}
     notes = {"tf32": tf32_note()} if settings.dtype == "float32" else {}
     if settings.engine == "torch":
-        attention, notes["attention"] = choose_attention(device, getattr(torch, settings.dtype))
+        attention, notes["attention"] = _attention(settings, config)
         notes["graphs"] = _graphs(settings, attention)
         if notes["graphs"] != settings.cuda_graphs:
             notes["graphs"] += ": padded attention cannot be captured"
     return notes
+
+
+def _attention(
+    settings: ScorerSettings, config: Mapping[str, Any]
+) -> tuple[Callable[[Segments], Attention], str]:
+    shape = BertConfig.of(config)
+    device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
+    return choose_attention(device, dtype, shape.hidden_size // shape.heads)
 
 
 def _graphs(settings: ScorerSettings, attention: Callable[[Segments], Attention]) -> str:
@@ -58,11 +66,11 @@ def _graphs(settings: ScorerSettings, attention: Callable[[Segments], Attention]
 
 
 def _torch(settings: ScorerSettings, found: ModelFiles) -> Engine:
-    dtype, device = getattr(torch, settings.dtype), torch.device(settings.device)
-    network = BertNetwork(found.config, load_weights(found.folder), dtype)
-    if device.type == "cpu":
+    network = BertNetwork(found.config, load_weights(found.folder), getattr(torch, settings.dtype))
+    if settings.device == "cpu":
         return TorchEngine(network)
-    attention, _ = choose_attention(device, dtype)
+    attention, _ = _attention(settings, found.config)
+    device = torch.device(settings.device)
     return PackedEngine(network, device, attention, graphs=_graphs(settings, attention))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from rerank_plugins.scoring.engines.base import capturing
 from rerank_plugins.scoring.engines.batches import Shape
 
 __all__ = ["SHAPES", "Graphs"]
@@ -30,20 +31,26 @@ class Graphs:
 
     Args:
         network: Called with a batch's array, its shape, and the longest pair.
-        device: Where it runs. On CPU nothing is captured: the network runs on the filled-up shape, so
-            that tests cover all but the capture itself.
+        device: Where it runs.
         longest: Tokens of a pair at most; a graph must serve any.
+        stream: Where graphs are captured, and nobody else ever computes: graphs keep the address of the
+            workspace that cuBLAS has there, and torch frees it with any graph of that stream. None, on CPU:
+            nothing is captured, the network runs on the filled-up shape, so that tests cover all but
+            the capture itself.
 
     Attributes:
         memory: Bytes that torch reserved while capturing.
     """
 
-    def __init__(self, network: Network, device: torch.device, longest: int) -> None:
+    def __init__(
+        self, network: Network, device: torch.device, longest: int, stream: torch.cuda.Stream | None = None
+    ) -> None:
         self._network = network
         self._device = device
         self._longest = longest
         self._replays: dict[Shape, Callable[[Tensor], Tensor]] = {}
-        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        self._stream = stream
+        self._pool = None if stream is None else torch.cuda.graph_pool_handle()
         self.memory = 0
 
     @property
@@ -71,13 +78,14 @@ class Graphs:
 
     def _capture(self, shape: Shape) -> Callable[[Tensor], Tensor]:
         array = torch.zeros(shape.size, dtype=torch.int32, device=self._device)
-        if self._device.type != "cuda":
+        if self._stream is None:
             return lambda given: self._network(array.copy_(given), shape, self._longest)
-        before = torch.cuda.memory_reserved(self._device)
         # Libraries set themselves up on a first call, which must not happen in a capture.
         self._network(array, shape, self._longest)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        capture = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
+        with capturing, capture:
+            before = torch.cuda.memory_reserved(self._device)  # now, as what was cached has been freed
             logits = self._network(array, shape, self._longest)
         self.memory += torch.cuda.memory_reserved(self._device) - before
         logger.debug("captured %s; graphs take %.1f MB", shape, self.memory / 1e6)

@@ -9,8 +9,10 @@ The logic is that of any device and runs on CPU in the tests; streams, events an
 counterpart there.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import cast
+from contextlib import nullcontext
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ import torch.nn.functional as F  # noqa: N812 - the name everybody reads
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rerank_plugins.scoring.engines.attention import Attention, Segments
+from rerank_plugins.scoring.engines.attention import Attention, PaddedAttention, Segments
 from rerank_plugins.scoring.engines.base import Collect, free_cached_memory
 from rerank_plugins.scoring.engines.batches import PackedBatch, Shape, pack
 from rerank_plugins.scoring.engines.bert import BertLayer, BertNetwork
@@ -54,12 +56,14 @@ class PackedNetwork(nn.Module):
         attention = self._attend(segments)
         encoder = self._network.encoder
         places = encoder.embeddings.max_positions
-        positions = segments.positions.clamp(max=places - 1)
         types = segments.positions >= boundaries[segments.owners]
-        x = encoder.embeddings.look_up(ids, types * places + positions)
+        rows = types * places + segments.positions
+        # What is nobody's token may be anywhere.
+        x = encoder.embeddings.look_up(ids, rows.clamp(max=len(encoder.embeddings.places) - 1))
         for layer in cast("Iterable[BertLayer]", encoder.layers):
-            q, k, v = layer.qkv(x).view(len(x), 3, layer.heads, -1).unbind(1)
-            x = layer.feed_forward(x, attention.all(q, k, v).flatten(1))
+            # Queries, keys and values have no names, which would keep them in memory to the layer's end.
+            mixed = attention.all(*layer.qkv(x).view(len(x), 3, layer.heads, -1).unbind(1))
+            x = layer.feed_forward(x, mixed.flatten(1))
         logits: Tensor = self._network.head(self._last(x, segments, attention)).squeeze(-1)
         return logits
 
@@ -86,7 +90,6 @@ class PackedEngine:
     """
 
     name = "torch"
-    pads = False
 
     def __init__(
         self,
@@ -96,16 +99,19 @@ class PackedEngine:
         *,
         graphs: str = "off",
     ) -> None:
-        self._device = device
+        # Where attention pads, a batch's memory goes by its padded tokens, and so must its plan.
+        self.pads = attention is PaddedAttention
         self._network = PackedNetwork(network, attention).to(device)
         self._weights: int = sum(part.nbytes for part in self._network.state_dict().values())
-        self._streams = _Streams(device) if device.type == "cuda" else None
+        self._streams = _Streams.take(device) if device.type == "cuda" else None
         self.ahead = 1 if self._streams else 0
         self._graphs: Graphs | None = None
         if graphs != "off":
-            self._graphs = Graphs(self._network, device, network.config.max_positions)
+            stream = self._streams.capture if self._streams else None
+            self._graphs = Graphs(self._network, device, network.config.max_positions, stream)
             if graphs == "load":
-                self._graphs.capture_all()
+                with self._streams.compute() if self._streams else nullcontext():
+                    self._graphs.capture_all()
 
     @property
     def memory(self) -> int:
@@ -136,19 +142,43 @@ class PackedEngine:
 
     def close(self) -> None:
         """Free weights and graphs, and give cached device memory back."""
+        streams = self._streams
         self.__dict__.clear()
         free_cached_memory()
+        if streams:
+            streams.give_back()
 
 
 class _Streams:
-    """Two CUDA streams: one copies the next batch in while the other computes. Not run on CPU."""
+    """An engine's CUDA streams: one copies the next batch in, one computes, on one graphs are captured.
+
+    Not run on CPU.
+    """
+
+    # Of closed engines, for the next ones: torch keeps cuBLAS's workspace, 32 MiB on Hopper, for every stream
+    # that ever computed, and has 32 streams, after which new ones are old ones that may be in use.
+    _spare: ClassVar[defaultdict[torch.device, list["_Streams"]]] = defaultdict(list)
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._compute = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._copy = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.capture = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def take(cls, device: torch.device) -> "_Streams":
+        """Return streams that no other engine has."""
+        try:
+            streams = cls._spare[device].pop()
+        except IndexError:
+            streams = cls(device)
         # Weights were put there on another stream.
-        self._compute.wait_stream(torch.cuda.current_stream(device))
+        streams._compute.wait_stream(torch.cuda.current_stream(device))
+        return streams
+
+    def give_back(self) -> None:
+        """Leave them to the next engine."""
+        self._spare[self._device].append(self)
 
     def compute(self) -> torch.cuda.StreamContext:
         return torch.cuda.stream(self._compute)

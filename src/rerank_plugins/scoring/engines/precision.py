@@ -36,7 +36,11 @@ def cuda_dtype() -> tuple[str, str]:
 
 def tf32_note() -> str:
     """Say whether float32 matmuls on CUDA are TF32, which is the process's setting and not ours to change."""
-    if torch.backends.cuda.matmul.allow_tf32:
+    matmul = torch.backends.cuda.matmul
+    # Newer torch has a second switch; where a process used that, asking the first one raises.
+    precision = getattr(matmul, "fp32_precision", None)
+    tf32 = matmul.allow_tf32 if precision is None else precision == "tf32"
+    if tf32:
         return "on, by torch.backends.cuda.matmul in this process: float32 is not exact"
     return 'off; torch.set_float32_matmul_precision("high") turns it on for the whole process'
 
