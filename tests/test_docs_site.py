@@ -7,12 +7,15 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import mkdocstrings
 import pytest
 
 from tests.pages import ROOT
 
-mkdocstrings = pytest.importorskip("mkdocstrings")
-MODULES = ("", ".langchain", ".llama_index", ".errors", ".calibration", ".evaluation", ".labelling")
+MODULES = (
+    *("", ".langchain", ".llama_index", ".haystack", ".errors", ".fusion", ".calibration"),
+    *(".evaluation", ".evaluation.mteb", ".labelling"),
+)
 
 
 @pytest.fixture(scope="session")

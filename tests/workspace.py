@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,10 +62,18 @@ def fill(folder: Path) -> None:
     rows = [{"id": i, "text": text} for i, text in PASSAGES.items()]
     (folder / "passages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "queries.tsv").write_text("".join(f"{i}\t{text}\n" for i, text in QUERIES.items()))
-    run = [f"{q} Q0 {d} {rank} {10 - rank} bm25\n" for q in QUERIES for rank, d in enumerate(PASSAGES, 1)]
-    (folder / "bm25.run").write_text("".join(run))
+    write_run(folder / "bm25.run", PASSAGES)
+    write_run(folder / "other.run", reversed(PASSAGES))
     (folder / "qrels.txt").write_text("q1 0 d2 1\nq2 0 d3 1\n")
     (folder / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own_data()))
+    (folder / "my-model").symlink_to(BUNDLED)
+
+
+def write_run(path: Path, order: Iterable[str]) -> None:
+    """Write a TREC run with this order of the passages for each query."""
+    placed = list(enumerate(order, 1))
+    run = [f"{q} Q0 {d} {rank} {10 - rank} {path.stem}\n" for q in QUERIES for rank, d in placed]
+    path.write_text("".join(run))
 
 
 def own_data() -> list[dict[str, object]]:

@@ -17,7 +17,9 @@ from rerank_plugins.cli.app import app
 from rerank_plugins.errors import InvalidInputError, MissingExtraError
 from rerank_plugins.evaluation import load_jsonl
 from tests.conftest import SHARED
+from tests.workspace import fill
 
+HOUSEHOLD = Path(__file__).parents[2] / "notebooks" / "data" / "household"
 TREC = SHARED / "data" / "trec-dl"
 CPU = ("--device", "cpu", "--engine", "torch", "--dtype", "float32")
 
@@ -68,6 +70,58 @@ def test_own_data_as_json(tmp_path: Path) -> None:
     assert report["systems"][0]["depths"][0]["measured"]["mean"]["RR@10"] == 1
     assert report["first"]["mean"]["RR@10"] == 0.5
     assert report["first_stage"] == "given order"
+
+
+def test_a_beir_folder() -> None:
+    report = json.loads(shown(str(HOUSEHOLD), "-m", "bundled", "--depth", "10", "--limit", "3", "--json"))
+    first = "my espresso tastes like lemon juice, what should I change"
+    assert (report["name"], len(report["queries"]), report["queries"]["q001"]) == ("household", 3, first)
+    assert report["first_stage"] == "BM25 (bm25s)"
+    assert 0 < report["systems"][0]["cost"]["documents"] <= 30
+    assert 0 < report["first"]["mean"]["nDCG@10"] <= report["best_possible"]["mean"]["nDCG@10"]
+
+
+@pytest.fixture
+def of_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """A TREC run in the current folder, with what belongs to it."""
+    fill(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return ("bm25.run", "--qrels", "qrels.txt", "--queries", "queries.tsv", "--passages", "passages.jsonl")
+
+
+def test_a_trec_run_with_its_texts(of_run: tuple[str, ...]) -> None:
+    report = json.loads(shown(*of_run, "-m", "bundled", "--other-run", "other.run", "--json"))
+    assert (report["name"], report["first_stage"], report["candidates"]) == ("qrels", "bm25", 3)
+    assert report["queries"] == {"q1": "who wrote Faust?", "q2": "what is rice?"}
+    # The right passages are second and third, and second and first in the other run.
+    assert report["first"]["by_query"]["RR@10"] == pytest.approx({"q1": 1 / 2, "q2": 1 / 3})
+    bundled, other = (system["depths"][-1]["measured"] for system in report["systems"])
+    assert other["by_query"]["RR@10"] == {"q1": 1 / 2, "q2": 1}
+    assert bundled["by_query"]["RR@10"] == {"q1": 1, "q2": 1}
+
+
+def test_tokens_of_a_prompt_are_counted_as_you_say(of_run: tuple[str, ...]) -> None:
+    words, letters = (
+        json.loads(shown(*of_run, "-m", "bundled", "--json", *options))["first_bearing"]["tokens"]
+        for options in ((), ("--count-tokens", "builtins:len"))
+    )
+    assert words == [6, 6 + 4, 6 + 4 + 5]
+    assert letters == [17, 17 + 19, 17 + 19 + 16]
+    for name in ("builtins:nothing", "tiktoken", ""):
+        error = run(*of_run, "--count-tokens", name).exception
+        assert isinstance(error, InvalidInputError)
+        assert "--count-tokens must be module:name" in str(error)
+
+
+def test_a_terminal_sees_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("demo", "-m", "bundled", "--limit", "2", "--depth", "5")
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    assert run(*arguments).stderr == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    seen = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", run(*arguments).stderr)
+    assert re.search(r"BM25 \(bm25s\) ━+ 1/1 ", seen)
+    assert re.search(r"bundled ━+ 2/2 ", seen)
 
 
 def test_a_retriever_of_your_own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

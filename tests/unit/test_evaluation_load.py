@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import ir_datasets
 import pytest
 
 from rerank_plugins import InvalidInputError, MissingExtraError
@@ -210,6 +211,19 @@ def test_a_dataset_object_with_and_without_a_first_stage() -> None:
     assert load_ir_dataset(Dataset(scored=True), depth=1)[0].candidates == (Candidate("e", "text e", 3.0),)
     with pytest.raises(InvalidInputError, match=r"must be cached or downloadable.*download failed"):
         load_ir_dataset(Dataset(scored=False, offline=True))
+
+
+def test_a_dataset_of_the_real_library(write: Write) -> None:
+    dataset = ir_datasets.create_dataset(
+        docs_tsv=str(write("docs.tsv", "d\tA fist is a hand.\ne\tGoethe wrote Faust.\n")),
+        queries_tsv=str(write("queries.tsv", "1\twho wrote Faust?\n2\tnobody judged this\n")),
+        qrels_trec=str(write("qrels", "1 0 e 2\n1 0 d 0\n")),
+    )
+    topics = load_ir_dataset(dataset)
+    assert list(topics) == [Topic("1", "who wrote Faust?", (), {"e": 2, "d": 0})]
+    assert topics.corpus == {"d": "A fist is a hand.", "e": "Goethe wrote Faust."}
+    with pytest.raises(InvalidInputError, match="must be an id that ir_datasets knows"):
+        load_ir_dataset("nothing/of/that/name")
 
 
 def test_what_comes_twice_or_is_no_number_is_named(write: Write) -> None:

@@ -80,6 +80,7 @@ def test_the_library_never_prints_or_configures_logging() -> None:
         "rerank_plugins.template",
         "rerank_plugins.calibration.scale",
         "rerank_plugins.evaluation",
+        "rerank_plugins.evaluation.mteb",
         "rerank_plugins.scoring.cross_encoder",
         "rerank_plugins.scoring.remote.scorer",
         "rerank_plugins.langchain",

@@ -373,6 +373,13 @@ def evaluate(
     precision: Annotated[
         float, typer.Option(min=0, max=1, help="Of what the threshold keeps, with --calibrate.")
     ] = 0.9,
+    count_tokens: Annotated[
+        str | None,
+        typer.Option(
+            help="module:name of a function from a text to its tokens in a prompt. "
+            "Default: words and punctuation marks."
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N queries.")] = None,
     confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
     output: Annotated[
@@ -393,6 +400,7 @@ def evaluate(
     """Say whether reranking helps on your data, with which model, how deep, and at what cost."""
     from rerank_plugins.cli import eval as command
 
+    counter = command.token_counter(count_tokens)
     topics = command.load(source, source_format, qrels, queries, passages, split).limit(limit)
     depths = tuple(sorted(set(depth or (10, 20, 50, 100))))
     options = {
@@ -418,6 +426,7 @@ def evaluate(
             "calibrate": calibrate,
             "precision": precision,
             "confidence": confidence,
+            "count_tokens": counter,
         },
         output=output,
         as_json=as_json,

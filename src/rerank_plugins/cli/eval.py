@@ -2,7 +2,7 @@
 
 import importlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from rerank_plugins.cli.options import EvalFormat
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.evaluation import (
     Topics,
+    count_words,
     evaluate,
     load_beir,
     load_demo,
@@ -34,7 +35,7 @@ from rerank_plugins.evaluation.report import to_json
 from rerank_plugins.evaluation.tables import Table, facts, tables
 from rerank_plugins.settings import ScorerSettings
 
-__all__ = ["fusions", "load", "run", "with_candidates"]
+__all__ = ["fusions", "load", "run", "token_counter", "with_candidates"]
 
 # A table of figures that is folded cannot be read; a narrow terminal wraps lines instead.
 _LEAST_WIDTH = 140
@@ -100,16 +101,26 @@ def with_candidates(topics: Topics, first_stage: str | None, depth: int) -> Topi
     with _progress() as progress:
         if ":" not in first_stage:
             return retrieve(topics, first_stage, depth=depth, progress=progress)
-        return retrieve(topics, _import(first_stage), depth=depth, name=first_stage, progress=progress)
+        retriever = _import("--first-stage", first_stage)
+        return retrieve(topics, retriever, depth=depth, name=first_stage, progress=progress)
 
 
-def _import(name: str) -> Any:
+def token_counter(name: str | None) -> Callable[[str], int]:
+    """Return what counts a passage's tokens in a prompt: the function of that name, else words.
+
+    Raises:
+        InvalidInputError: If it cannot be imported.
+    """
+    return count_words if name is None else _import("--count-tokens", name)
+
+
+def _import(option: str, name: str) -> Any:
     module, _, attribute = name.partition(":")
     sys.path.insert(0, str(Path.cwd()))  # as python itself does
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        msg = f"--first-stage must be module:name that can be imported, but {name}: {error}"
+    except (ImportError, AttributeError, ValueError) as error:
+        msg = f"{option} must be module:name that can be imported, but {name}: {error}"
         raise InvalidInputError(msg) from error
     finally:
         sys.path.pop(0)
