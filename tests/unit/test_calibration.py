@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
 from rerank_plugins import (
@@ -379,6 +380,49 @@ def test_a_reranker_keeps_what_the_threshold_says() -> None:
     assert share >= 0.9
     nothing = threshold_for_precision([0.9], [0], 0.5)
     assert len(reranker.rank("q", documents, min_score=nothing.min_score)) == 0
+
+
+def test_a_threshold_that_is_sure_has_its_precision_on_other_pairs_as_often_as_it_says() -> None:
+    """Probabilities that are true, of queries whose documents are alike; chosen on some, kept of others."""
+
+    def draw(generator: np.random.Generator, queries: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        of_query = generator.uniform(0.2, 0.95, queries)
+        right = np.repeat(generator.random(queries) < of_query, 3)
+        return np.repeat(of_query, 3), right, np.repeat(np.arange(queries), 3)
+
+    reached: dict[str, list[bool]] = {"sure": [], "by documents": [], "not asked": []}
+    for seed in range(300):
+        generator = np.random.default_rng(seed)
+        scores, labels, queries = draw(generator, 60)
+        others, right, _ = draw(generator, 4000)
+        options = {"sure": {"confidence": 0.8, "queries": queries}, "by documents": {"confidence": 0.8}}
+        for name, held in reached.items():
+            found = threshold_for_precision(scores, labels, 0.7, **options.get(name, {}))
+            kept = others >= found.min_score
+            held.append(not kept.any() or right[kept].mean() >= 0.7)
+    assert np.mean(reached["sure"]) > 0.78
+    assert np.mean(reached["sure"]) > np.mean(reached["by documents"]) > np.mean(reached["not asked"])
+    assert np.mean(reached["not asked"]) < 0.6
+
+
+def test_a_threshold_that_is_sure_agrees_with_scipy() -> None:
+    scores, labels = np.arange(40, 0, -1.0), np.array([1] * 30 + [0] * 10)
+    for wanted in (0.5, 0.7, 0.9):
+        found = threshold_for_precision(scores, labels, wanted, confidence=0.9)
+        ends = [
+            stats.binomtest(int(labels[:n].sum()), n, alternative="greater").proportion_ci(0.9, "wilson").low
+            for n in range(1, 41)
+        ]
+        assert found.kept == max(n for n, low in enumerate(ends, start=1) if low >= wanted)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"confidence": 1.0}, "confidence must be in"), ({"queries": [1, 2]}, "queries must be one a score, 1")],
+)
+def test_what_a_sure_threshold_refuses(options: dict, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        threshold_for_precision([1.0], [1], 0.5, **options)
 
 
 @pytest.mark.parametrize("precision", [-0.1, 1.1, math.nan])

@@ -65,8 +65,8 @@ def test_the_known_parameters_are_found_and_the_probabilities_hold(evaluation: E
 
 def test_the_wanted_precision_comes_out_on_queries_that_did_not_choose(evaluation: Evaluation) -> None:
     found = evaluation.systems[0].calibrated
-    assert found.low < 0.8 < found.high
-    assert found.precision == pytest.approx(0.8, abs=0.04)
+    assert 0.8 <= found.precision < 0.9
+    assert found.high > 0.8
     assert found.threshold.precision >= 0.8
     assert 0.1 < found.recall < 1
 
@@ -81,7 +81,9 @@ def test_cross_fitting_by_hand() -> None:
         others = [pair for pair, f in zip(of_query, folds, strict=True) if f != fold]
         x, y = (np.concatenate(one) for one in zip(*others, strict=True))
         fitted = fit(x, y)
-        least = threshold_for_precision(fitted.apply(x), y, 0.7).min_score
+        whose = np.repeat(np.arange(len(others)), [len(values) for values, _ in others])
+        chosen = threshold_for_precision(fitted.apply(x), y, 0.7, confidence=0.8, queries=whose)
+        least = chosen.min_score
         for (values, labels), f in zip(of_query, folds, strict=True):
             if f == fold:
                 p = fitted.apply(values)
@@ -104,6 +106,8 @@ def test_the_interval_of_precision_holds_the_truth_as_often_as_it_says() -> None
         low, high = ratio_interval(draw.binomial(kept, 0.8), kept, resamples=499, seed=seed)
         held.append(low <= 0.8 <= high)
     assert 0.89 < np.mean(held) < 0.995
+    kept, right = np.array([4, *[0] * 30]), np.array([1, *[0] * 30])
+    assert ratio_interval(right, kept, resamples=499) == (0.25, 0.25)  # resamples without it say nothing
     assert ratio_interval(np.zeros(3, int), np.zeros(3, int)) == (None, None)
     assert ratio_interval(np.ones(1, int), np.ones(1, int)) == (None, None)
 
@@ -137,7 +141,7 @@ def test_taking_the_right_ones_away_leaves_nothing_to_keep() -> None:
     found = evaluate(
         Topics("t", topics),
         {"s": ByText(right)},
-        precision=1.0,
+        precision=0.95,
         calibrate=True,
         timed_queries=0,
         resamples=100,

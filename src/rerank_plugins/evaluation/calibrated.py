@@ -21,6 +21,8 @@ from rerank_plugins.evaluation.topics import Topic
 
 __all__ = ["Calibrated", "Refusals", "Scale", "calibrate"]
 
+_SURE = 0.8  # that a threshold has its precision on other queries, too: four times in five
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -74,7 +76,9 @@ class Calibrated:
 
     Attributes:
         calibration: Fitted on all pairs: the one to use.
-        threshold: Chosen on all pairs, for the wanted precision, on the calibrated scale: the one to use.
+        threshold: Chosen on all pairs, so that other queries will probably have the wanted precision, too
+            (`threshold_for_precision` with a confidence of 0.8 over queries), on the calibrated scale: the
+            one to use.
         wanted: The wanted precision.
         sigmoid: The scale without calibration.
         calibrated: The scale with it. Cross-fitted, like all that follows: each fifth of the queries by what
@@ -119,7 +123,8 @@ def calibrate(
         topics: Queries with grades, and with candidates. Candidates that were not judged count as not
             relevant. Queries that nothing answers are welcome.
         logits: Of the first candidates of each query, by its id, as `System.logits` holds them.
-        precision: What the threshold should reach, 0 to 1.
+        precision: What the threshold should reach on other queries, 0 to 1; that it is 1, no number of
+            queries can show.
         relevant_from: The lowest grade that counts as relevant.
         model: Put into the calibration.
         revision: Put into the calibration.
@@ -138,7 +143,7 @@ def calibrate(
     for fold in np.unique(folds):
         held = folds == fold
         fitted = fit(pairs.logits[~held], pairs.labels[~held])
-        chosen = threshold_for_precision(fitted.apply(pairs.logits[~held]), pairs.labels[~held], precision)
+        chosen = pairs.threshold(fitted, precision, ~held)
         probabilities[held] = fitted.apply(pairs.logits[held])
         kept[held] = probabilities[held] >= chosen.min_score
     calibration = fit(pairs.logits, pairs.labels, model=model, revision=revision, data=data)
@@ -148,7 +153,7 @@ def calibrate(
     )
     return Calibrated(
         calibration=calibration,
-        threshold=threshold_for_precision(calibration.apply(pairs.logits), pairs.labels, precision),
+        threshold=pairs.threshold(calibration, precision, np.ones(len(folds), dtype=np.bool_)),
         wanted=precision,
         sigmoid=Scale.of(PLAIN.apply(pairs.logits), pairs.labels),
         calibrated=Scale.of(probabilities, pairs.labels),
@@ -186,6 +191,16 @@ class _Pairs:
         numbers = np.repeat(np.arange(len(topics)), [len(values) for values in of_query])
         return cls(
             np.concatenate([np.empty(0), *of_query]), np.array(labels, dtype=np.bool_), numbers, len(topics)
+        )
+
+    def threshold(self, calibration: Calibration, precision: float, among: NDArray[np.bool_]) -> Threshold:
+        """Choose a threshold on some of the pairs."""
+        return threshold_for_precision(
+            calibration.apply(self.logits[among]),
+            self.labels[among],
+            precision,
+            confidence=_SURE,
+            queries=self.query[among],
         )
 
     def by_query(self, pairs: NDArray[np.bool_]) -> NDArray[np.int64]:

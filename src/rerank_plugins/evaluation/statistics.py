@@ -154,10 +154,12 @@ def ratio_interval(
     if len(wholes) < 2 or not wholes.any():
         return None, None
 
+    overall = parts.sum() / wholes.sum()
+
     def ratio(part: Any, whole: Any, axis: int) -> Any:
-        # A resample that keeps nothing keeps nothing wrong, either.
+        # A resample with nothing to be a share of says nothing: neither good nor bad.
         total = whole.sum(axis)
-        return np.where(total, part.sum(axis) / np.maximum(total, 1), 1.0)
+        return np.where(total, part.sum(axis) / np.maximum(total, 1), overall)
 
     interval = stats.bootstrap(
         (parts, wholes),

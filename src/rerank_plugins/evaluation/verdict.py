@@ -143,7 +143,10 @@ def _calibration(evaluation: Evaluation) -> Iterator[str]:
             continue
         found = system.calibrated
         if found.precision is None or math.isinf(found.threshold.min_score):
-            yield f"No threshold keeps {found.wanted:.0%} relevant documents with {system.name}: too few are."
+            yield (
+                f"No threshold keeps {found.wanted:.0%} relevant documents with {system.name}, as far as these "
+                "queries can tell: too few are relevant, or too few were judged."
+            )
             continue
         span = (
             ""
@@ -156,6 +159,11 @@ def _calibration(evaluation: Evaluation) -> Iterator[str]:
             f"{found.recall:.0%} of what is relevant is kept. The probabilities are off by "
             f"{found.calibrated.ece:.3f} on average ({found.sigmoid.ece:.3f} before)."
         )
+        if found.high is not None and found.high < found.wanted:
+            yield (
+                f"That is less than wanted: a threshold from these queries does not reach {found.wanted:.0%} "
+                "on others. Ask for more, or judge more queries."
+            )
         made = found.refusals
         yield (
             f"Where it keeps nothing, the answer is that none of these answers: wrong for {made.refused} of "
