@@ -1,5 +1,6 @@
 """What can be wrong with a checkpoint, and where one can come from."""
 
+import hashlib
 import json
 import logging
 import os
@@ -251,4 +252,21 @@ def test_the_bundled_model_is_int8_small_and_exact() -> None:
     assert not any(key.endswith(".scale") for key in weights)
     assert torch.equal(weights[name], stored[name].float() * stored[f"{name}.scale"])
     found = find_model(ScorerSettings(model="bundled"))
-    assert (found.max_length, found.revision) == (512, None)
+    assert (found.max_length, found.revision) == (512, sha256(BUNDLED / "model.safetensors")[:12])
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_weights_that_are_not_those_of_their_digest_are_refused(copy: Path) -> None:
+    settings = ScorerSettings(model=str(copy))
+    weights, digest = copy / "model.safetensors", copy / "model.safetensors.sha256"
+    assert find_model(settings).revision is None
+    digest.write_text(f"{sha256(weights)}  {weights.name}\n")
+    assert find_model(settings).revision == sha256(weights)[:12]
+    damaged = bytearray(weights.read_bytes())
+    damaged[-1] ^= 1
+    weights.write_bytes(damaged)
+    with pytest.raises(ModelFormatError, match="damaged or was changed"):
+        find_model(settings)

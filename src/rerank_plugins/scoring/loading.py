@@ -3,9 +3,11 @@
 What is checked before anything is scored: the config asks for exactly one logit, the weights hold a
 trained head, the tokenizer is there and its ids fit the embedding table. Weights are read from
 safetensors; an old checkpoint that has only `pytorch_model.bin` is read with `weights_only=True`,
-which runs no code, and noted. Code from a checkpoint never runs.
+which runs no code, and noted. Code from a checkpoint never runs. A folder whose weights have their SHA-256
+beside them, as the bundled model and adapted ones do, is checked against it.
 """
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -43,6 +45,7 @@ _WANTED = (
     "model-*-of-*.safetensors",
 )
 _PICKLED = "pytorch_model.bin"
+_DIGEST = "model.safetensors.sha256"  # as sha256sum writes and checks it
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class ModelFiles:
 
     Attributes:
         model: Canonical hub id, folder, or `"bundled"`.
-        revision: Commit on the hub, else None.
+        revision: Commit on the hub; 12 digits of the weights' SHA-256 for a folder that has it; else None.
         folder: Where the files are.
         config: The parsed `config.json`.
         tokenizer: The checkpoint's tokenizer, without truncation and padding.
@@ -138,18 +141,36 @@ def _dequantise(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _locate(settings: ScorerSettings) -> tuple[str, str | None, Path]:
-    """Return canonical name, hub commit and folder of the model that settings name."""
+    """Return canonical name, revision and folder of the model that settings name."""
     if settings.model == BUNDLED:
-        return BUNDLED, None, Path(str(files("rerank_plugins") / "bundled" / "model"))
+        folder = Path(str(files("rerank_plugins") / "bundled" / "model"))
+        return BUNDLED, _pinned(folder), folder
     name = canonical_name(settings.model)
     if Path(name).is_dir():
-        return name, None, Path(name)
+        return name, _pinned(Path(name)), Path(name)
     known = family.find(name)
     revision = settings.revision or (known.revision if known else None)
     folder = _fetch(name, revision, settings)
     # The cache keeps every commit in a folder of its own name.
     commit = folder.name if folder.parent.name == "snapshots" else revision
     return name, commit, folder
+
+
+def _pinned(folder: Path) -> str | None:
+    """Return 12 digits of the weights' SHA-256 if it stands beside them, after checking it."""
+    path = folder / _DIGEST
+    if not path.is_file():
+        return None
+    wanted = path.read_text(encoding="ascii").partition(" ")[0]
+    weights = folder / "model.safetensors"
+    found = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else "no file"
+    if found != wanted:
+        msg = (
+            f"{weights} must have the SHA-256 {wanted} of {_DIGEST}, but got {found}; it is damaged or was "
+            f"changed: restore it, or delete {_DIGEST} if you changed it yourself"
+        )
+        raise ModelFormatError(msg)
+    return found[:12]
 
 
 def _fetch(name: str, revision: str | None, settings: ScorerSettings) -> Path:

@@ -30,7 +30,8 @@ class ScorerInfo:
 
     Attributes:
         model: Canonical hub id, folder, or `"bundled"`.
-        revision: Commit on the hub; None for local folders and the bundled model.
+        revision: Commit on the hub; 12 digits of the weights' SHA-256 for the bundled model and folders that
+            have it beside them; else None.
         device: `"cpu"` or `"cuda:N"`.
         dtype: Precision of the body, int8 included; the head is float32 always.
         engine: `"torch"`, `"openvino"`, `"onnx"` or `"transformers"`.
