@@ -2,7 +2,7 @@
 
     python training/ablate.py --work training/work --steps 150
 
-Runs on the passages, queries and vectors that `run.py` left in `--work`. Each variant takes the same number
+Runs on the passages, queries and lists that `run.py` left in `--work`. Each variant takes the same number
 of steps from the same start and is measured on the same held-out queries. Finished variants are kept, so the
 command goes on where it was interrupted.
 """
@@ -25,7 +25,6 @@ from train import make_trainer
 
 logger = logging.getLogger("ablate")
 
-NO_TEACHER = 1e-6  # a scale of the cosine at which it says nothing
 ONE_HOT = 30.0  # a label's logit at which nothing else counts
 
 
@@ -34,30 +33,31 @@ def variants(config: Config) -> dict[str, Config]:
     teaching = config.teach
     return {
         "recipe": config,
-        "labels only": replace(config, teach=replace(teaching, scale=NO_TEACHER, label=ONE_HOT)),
+        "labels only": replace(config, teach=replace(teaching, scale=0.0, label=ONE_HOT)),
         "teacher only": replace(config, teach=replace(teaching, label=0.0)),
         "without hard negatives": replace(config, teach=replace(teaching, hard=0)),
-        "start from the encoder": replace(config, train=replace(config.train, start="")),
     }
 
 
-def lists_for(config: Config, without: str | None, work: Path, folder: Path, threads: int) -> None:
+def lists_for(
+    config: Config, recipe: Config, without: str | None, work: Path, folder: Path, threads: int
+) -> None:
     """Put a variant's lists and passages into its folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("passages.jsonl", "queries.jsonl"):
-        shutil.copy(work / name, folder / name)
-    for vectors in work.glob("vectors-*.npy"):
-        shutil.copy(vectors, folder / vectors.name)
-    teach(folder, config.teach, config.seed, threads)
-    if without:
-        rows = read_rows(folder / "lists.jsonl")
-        write_rows(folder / "lists.jsonl", (r for r in rows if r["held_out"] or r["source"] != without))
+    for path in (work / "passages.jsonl", work / "queries.jsonl", *work.glob("encoded-*")):
+        (folder / path.name).unlink(missing_ok=True)
+        (folder / path.name).symlink_to(path.resolve())
+    if config.teach.hard != recipe.teach.hard:
+        teach(folder, config.teach, config.seed, threads)
+        return
+    rows = read_rows(work / "lists.jsonl")
+    write_rows(folder / "lists.jsonl", (r for r in rows if r["held_out"] or r["source"] != without))
 
 
 def teacher_figures(work: Path, queries: int) -> dict[str, float]:
-    """Return how well the bi-encoder's cosine alone orders the held-out lists."""
+    """Return how well the teacher orders the held-out lists."""
     tests = choose_held_out(read_rows(work / "lists.jsonl"), queries)
-    return by_source(tests, [torch.tensor(row["similarity"]) for row in tests])
+    return by_source(tests, [torch.tensor(row["teacher"]) for row in tests])
 
 
 def main(
@@ -73,14 +73,14 @@ def main(
     short = replace(settings.train, steps=steps, evaluate_every=10**9, decay=0.5)
     settings = replace(settings, train=short)
     table: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
-    table["bi-encoder (teacher)"] = teacher_figures(work, short.evaluate_queries)
+    table["teacher"] = teacher_figures(work, short.evaluate_queries)
     runs = [(name, variant, None) for name, variant in variants(settings).items()]
     runs += [(f"without {source}", settings, source) for source in settings.prepare.queries]
     for name, variant, without in runs:
         if name in table:
             continue
         folder = work / "ablations" / name.replace(" ", "-")
-        lists_for(variant, without, work, folder, threads)
+        lists_for(variant, settings, without, work, folder, threads)
         table[name] = make_trainer(folder, folder, variant, threads).run()
         shutil.rmtree(folder)
         output.write_text(json.dumps({"steps": steps} | table, indent=2) + "\n")

@@ -107,14 +107,12 @@ def cross_encode(model: Any, stream: Stream) -> Tensor:
     return logits
 
 
-def mean_encode(bert: Any, stream: Stream) -> Tensor:
-    """Return unit vectors [texts, width] of a `BertModel`: the mean of the tokens."""
+def encode_tokens(bert: Any, stream: Stream) -> Tensor:
+    """Return the last layer's states [tokens, width] of a `BertModel`."""
     x = embed(bert, stream)
     for layer in bert.encoder.layer:
         x = run_layer(layer, x, stream)
-    texts, longest = stream.mask.shape[0], stream.mask.shape[-1]
-    sums = x.new_zeros(texts, x.shape[1]).index_add(0, stream.slots // longest, x)
-    return F.normalize(sums, dim=-1)  # the length of the mean does not matter
+    return x
 
 
 def in_threads(work: Callable[[Any], Any], items: Sequence[Any], threads: int) -> Iterator[Any]:

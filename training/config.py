@@ -26,18 +26,18 @@ class TeachConfig:
     """Candidates and the teacher's opinion of them.
 
     Attributes:
-        depth: Rank down to which BM25's candidates are looked at.
+        depth: Rank down to which candidates are looked at.
         candidates: Passages kept a query, the positive included.
         hard: Of these, how many come from the bi-encoder's top, and as many from BM25's; the rest is
-            drawn from anywhere down to `depth`.
-        scale: Factor from cosine to logit.
+            drawn from anywhere down to `depth` of BM25.
+        scale: Factor to the teacher's logits: 0 trusts labels alone.
         label: What a label adds to its passage's logit: 0 trusts the teacher alone.
     """
 
     depth: int = 100
     candidates: int = 16
     hard: int = 5
-    scale: float = 20.0
+    scale: float = 1.0
     label: float = 3.0
 
 

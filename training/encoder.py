@@ -1,8 +1,13 @@
-"""The bi-encoder teacher: unit vectors of texts by all-MiniLM-L6-v2, kept on disk."""
+"""The bi-encoder behind the teacher: all-MiniLM-L6-v2's view of texts, kept on disk.
+
+Two views of one pass: the unit vector of a text, which the encoder was trained for, and the unit vectors of
+its tokens, whose best matches (late interaction, as in ColBERT) tell words apart that a mean blurs.
+"""
 
 import hashlib
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +16,15 @@ import torch
 from tokenizers import Tokenizer
 from transformers import BertModel
 
-from bert import Stream, in_threads, mean_encode
+from bert import Stream, encode_tokens, in_threads
 
 logger = logging.getLogger("encoder")
 
 CHUNK = 1024  # texts between two saves
 AT_ONCE = 16
-MAX_TOKENS = 256
+MAX_TOKENS = 288
+
+Floats = npt.NDArray[np.float32]
 
 
 def encoder_folder() -> Path:
@@ -27,33 +34,76 @@ def encoder_folder() -> Path:
     return Path(get_model_path())
 
 
-def encode(texts: Sequence[str], cache: Path, threads: int) -> npt.NDArray[np.float32]:
-    """Return unit vectors [texts, 384]; an interrupted run goes on where its last save was.
+@dataclass(frozen=True)
+class Encoded:
+    """Texts as the encoder sees them.
+
+    Attributes:
+        vectors: A unit vector a text: the mean of its tokens [texts, 384].
+        chunks: Unit vectors of the tokens, half precision, on disk [tokens of 1,024 texts, 384].
+        ends: Where each text's tokens end in its chunk [texts].
+    """
+
+    vectors: Floats
+    chunks: list[npt.NDArray[np.float16]]
+    ends: npt.NDArray[np.int64]
+
+    def tokens(self, text: int) -> Floats:
+        """Return the unit vectors of one text's tokens [tokens, 384], [CLS] first and [SEP] last."""
+        start = self.ends[text - 1] if text % CHUNK else 0
+        return self.chunks[text // CHUNK][start : self.ends[text]].astype(np.float32)
+
+
+def late_interaction(query: Floats, passage: Floats) -> float:
+    """Return the mean over the query's words of the best match among the passage's tokens, -1 to 1."""
+    return float((query[1:-1] @ passage.T).max(axis=1).mean()) if len(query) > 2 else 0.0
+
+
+def encode(texts: Sequence[str], cache: Path, threads: int) -> Encoded:
+    """Encode texts; an interrupted run goes on where its last save was.
 
     Args:
         texts: What to encode.
-        cache: Folder for the vectors; they are found again by the texts' hash.
+        cache: Folder for what is found; it is found again by the texts' hash.
         threads: How many CPU threads.
     """
     key = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
-    path = cache / f"vectors-{key}.npy"
-    done = np.load(path) if path.exists() else np.zeros((0, 384), np.float16)
-    if len(done) < len(texts):
+    folder = cache / f"encoded-{key}"
+    folder.mkdir(parents=True, exist_ok=True)
+    firsts = range(0, len(texts), CHUNK)
+    missing = [first for first in firsts if not (folder / f"{first}-vectors.npy").exists()]
+    if missing:
         bert = BertModel.from_pretrained(encoder_folder()).eval()
         tokenizer = Tokenizer.from_file(str(encoder_folder() / "tokenizer.json"))
         tokenizer.enable_truncation(MAX_TOKENS)
         tokenizer.no_padding()
+        for first in missing:
+            _encode_chunk(texts[first : first + CHUNK], folder / str(first), bert, tokenizer, threads)
+            logger.info("encoded %d of %d texts", min(first + CHUNK, len(texts)), len(texts))
+    return Encoded(
+        np.concatenate([np.load(folder / f"{first}-vectors.npy") for first in firsts]).astype(np.float32),
+        [np.load(folder / f"{first}-tokens.npy", mmap_mode="r") for first in firsts],
+        np.concatenate([np.load(folder / f"{first}-ends.npy") for first in firsts]),
+    )
 
-        def work(batch: list[str]) -> torch.Tensor:
-            with torch.inference_mode():
-                return mean_encode(bert, Stream.of(tokenizer.encode_batch(batch)))
 
-        for first in range(len(done), len(texts), CHUNK):
-            chunk = list(texts[first : first + CHUNK])
-            order = sorted(range(len(chunk)), key=lambda i: len(chunk[i]))
-            batches = [[chunk[i] for i in order[b : b + AT_ONCE]] for b in range(0, len(order), AT_ONCE)]
-            new = torch.cat(list(in_threads(work, batches, threads))).numpy()[np.argsort(order)]
-            done = np.concatenate([done, new.astype(np.float16)])
-            np.save(path, done)
-            logger.info("encoded %d of %d texts", len(done), len(texts))
-    return done.astype(np.float32)
+def _encode_chunk(
+    texts: Sequence[str], path: Path, bert: BertModel, tokenizer: Tokenizer, threads: int
+) -> None:
+    """Write one chunk's tokens, where each text ends, and, last, its vectors."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    batches = [order[b : b + AT_ONCE] for b in range(0, len(order), AT_ONCE)]
+
+    def work(batch: list[int]) -> list[torch.Tensor]:
+        encodings = tokenizer.encode_batch([texts[i] for i in batch])
+        with torch.inference_mode():
+            states = encode_tokens(bert, Stream.of(encodings))
+        return list(states.split([len(e.ids) for e in encodings]))
+
+    found = dict(zip(order, (s for part in in_threads(work, batches, threads) for s in part), strict=True))
+    states = [found[i] for i in range(len(texts))]
+    vectors = torch.nn.functional.normalize(torch.stack([s.mean(0) for s in states]), dim=-1)
+    tokens = torch.nn.functional.normalize(torch.cat(states), dim=-1)
+    np.save(f"{path}-ends.npy", np.cumsum([len(s) for s in states]))
+    np.save(f"{path}-tokens.npy", tokens.numpy().astype(np.float16))
+    np.save(f"{path}-vectors.npy", vectors.numpy().astype(np.float16))

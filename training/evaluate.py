@@ -1,6 +1,8 @@
-"""Measure a model on test sets it was never trained on, and write the figures.
+"""Measure a model on test sets: an adapted one, or one on the way.
 
-python training/evaluate.py --data ../shared/data --output training/figures.json
+    python training/evaluate.py --model FOLDER --sets scifact --data DATA
+
+The bundled model's own figures are benchmarks/quality.py's, which also fuses and calibrates.
 """
 
 import datetime

@@ -3,9 +3,10 @@
     python training/export.py --output src/rerank_plugins/bundled/model
 
 Every large matrix is stored as int8 with one float32 scale a row, so `int8 * scale` gives back exactly
-what the figures in the model card were measured with.
+what the figures in the model card were measured with. The file's SHA-256 goes beside it: loading checks it.
 """
 
+import hashlib
 import json
 import logging
 import shutil
@@ -50,7 +51,10 @@ def write(weights: dict[str, Tensor], source: Path, output: Path) -> None:
     """Write weights and config."""
     output.mkdir(parents=True, exist_ok=True)
     metadata = {"format": "pt", "quantization": "int8 per row: weight = int8 * scale"}
-    save_file(quantise(weights), output / "model.safetensors", metadata)
+    path = output / "model.safetensors"
+    save_file(quantise(weights), path, metadata)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_suffix(".safetensors.sha256").write_text(f"{digest}  {path.name}\n")
     config = json.loads((source / "config.json").read_text())
     config |= {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
     config |= {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.0}
@@ -71,21 +75,24 @@ def write_tokenizer(output: Path) -> None:
 def calibrate(model: Path, lists: list[dict[str, Any]], passages: list[str]) -> tuple[float, float]:
     """Fit sigmoid(a * logit + b) to held-out positives and negatives; return a and b.
 
-    One positive stands against its candidates, which are harder and more than a retriever's: the fit is a
-    starting point, not a promise.
+    Both kinds weigh the same, since how rare answers are is a matter of the retriever: at 0.5 a passage is as
+    like an answer as like one of the candidates that are none. A starting point, not a promise.
     """
     pairs = [(row["query"], passages[i]) for row in lists for i in row["passages"]]
     labels = [float(place == 0) for row in lists for place in range(len(row["passages"]))]
     with CrossEncoderScorer(str(model), device="cpu") as scorer:
         logits = torch.from_numpy(scorer.score_pairs(pairs))
     target = torch.tensor(labels)
+    balance = (1 - target).sum() / target.sum()
     scale = torch.ones(1, requires_grad=True)
     offset = torch.zeros(1, requires_grad=True)
     optimizer = torch.optim.LBFGS([scale, offset], max_iter=100)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits * scale + offset, target)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(
+            logits * scale + offset, target, pos_weight=balance
+        )
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 

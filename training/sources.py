@@ -16,6 +16,7 @@ from typing import Any
 from files import read_rows
 
 PASSAGE_WORDS = 70  # MS MARCO passages have 56 on average
+ABSTRACT_WORDS = 200  # abstracts stay whole as a rule: users' passages are often longer than MS MARCO's
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,8 @@ def pubmedqa(data: Path) -> Iterator[Document]:
     """Yield research questions with their abstract's context and conclusion."""
     with gzip.open(data / "train/pubmedqa.json.gz", "rt") as file:
         for row in json.load(file).values():
-            passages = cut(" ".join([row["LONG_ANSWER"], *row["CONTEXTS"]]))[:4]
-            yield Document(passages, [Question(row["QUESTION"], tuple(range(len(passages))))])
+            passages = cut(" ".join([row["LONG_ANSWER"], *row["CONTEXTS"]]), ABSTRACT_WORDS)[:1]
+            yield Document(passages, [Question(row["QUESTION"], (0,))])
 
 
 def openstax(data: Path) -> Iterator[Document]:
@@ -167,9 +168,8 @@ def scifact(data: Path) -> Iterator[Document]:
         for document in row["docs"]:
             claims.setdefault(document, []).append(row["claim"])
     for document, asked in claims.items():
-        passages = cut(corpus[document]["title"] + ". " + corpus[document]["text"])[:5]
-        everywhere = tuple(range(len(passages)))
-        yield Document(passages, [Question(claim, everywhere) for claim in asked])
+        passages = cut(corpus[document]["title"] + ". " + corpus[document]["text"], ABSTRACT_WORDS)[:1]
+        yield Document(passages, [Question(claim, (0,)) for claim in asked])
 
 
 SOURCES: dict[str, Callable[[Path], Iterator[Document]]] = {

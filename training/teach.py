@@ -1,42 +1,59 @@
-"""Choose each query's candidates and let the teacher score them: `lists.jsonl`.
+"""Choose each query's candidates and let the teacher score them: `lists.jsonl`, `teacher.json`.
 
-Candidates come from BM25's top ranks over all sources, as they do where a reranker is used. The teacher is a
-bi-encoder: a text is encoded once, so its opinion of any number of pairs is nearly free. It also says which
-of several possible positives is the best one; and as it scores the negatives too, a false negative is a
-negative that it scores high, and costs little (see `train.targets`).
+Candidates come from the top ranks of BM25 and of the bi-encoder over all sources, as they do where a
+reranker is used. The teacher is a weighted sum of three opinions that cost next to nothing a pair, since
+every text is encoded once: the bi-encoder's cosine, its late interaction, and BM25's score. The weights are
+those under which the labelled passages are most likely (a softmax regression on the queries that are learnt
+from). It scores the negatives too, so a false negative is a negative that it scores high, and costs little
+(see `train.target`).
 """
 
+import json
 import logging
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import bm25s
 import numpy as np
-import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from config import TeachConfig
-from encoder import encode
+from encoder import Encoded, Floats, encode, late_interaction
 from files import read_rows, write_rows
 
 logger = logging.getLogger("teach")
 
 HELD_OUT_CANDIDATES = 20
+OPINIONS = ("cosine", "late interaction", "BM25")
+PRIOR = torch.tensor([15.0, 15.0, 0.2])  # weights before any label is seen; it counts as one list
 
 
-def search(passages: list[str], queries: list[str], depth: int) -> npt.NDArray[np.int64]:
-    """Return BM25's best passages of each query, [queries, depth]."""
-    retriever = bm25s.BM25()
-    retriever.index(bm25s.tokenize(passages, stopwords="en", show_progress=False), show_progress=False)
-    tokens = bm25s.tokenize(queries, stopwords="en", show_progress=False)
-    found, _ = retriever.retrieve(tokens, k=min(depth, len(passages)), show_progress=False)
-    return np.asarray(found, dtype=np.int64)
+class Bm25:
+    """BM25 over all passages."""
+
+    def __init__(self, passages: Sequence[str]) -> None:
+        """Index the passages."""
+        self._retriever = bm25s.BM25()
+        tokens = bm25s.tokenize(list(passages), stopwords="en", show_progress=False)
+        self._retriever.index(tokens, show_progress=False)
+        self._size = len(passages)
+
+    def scores(self, query: str) -> Floats:
+        """Return the score of every passage [passages]; all 0 if no word of the query is known."""
+        [tokens] = bm25s.tokenize([query], stopwords="en", show_progress=False, return_ids=False)
+        known = [token for token in tokens if token in self._retriever.vocab_dict]
+        if not known:
+            return np.zeros(self._size, np.float32)
+        return np.asarray(self._retriever.get_scores(known), np.float32)
 
 
 def candidates(
     query: dict[str, Any],
-    ranks: npt.NDArray[np.int64],
-    similarity: npt.NDArray[np.float32],
+    bm25: Floats,
+    cosine: Floats,
     passages: list[str],
     config: TeachConfig,
     rng: random.Random,
@@ -45,54 +62,97 @@ def candidates(
 
     Args:
         query: A row of `queries.jsonl`.
-        ranks: Numbers of BM25's best passages.
-        similarity: The teacher's cosine of the query with every passage.
+        bm25: Score of every passage.
+        cosine: The bi-encoder's cosine of the query with every passage.
         passages: All passages.
         config: How many of which kind.
         rng: Where the others are drawn from.
     """
-    positives = sorted(query["positives"], key=lambda i: -similarity[i])
+    positives = sorted(query["positives"], key=lambda i: -cosine[i])
     answer = (query["answer"] or "\0").lower()
     given = query.get("negatives", [])
-    pool = [
-        int(i)
-        for i in [*given, *(i for i in ranks if i not in given)]
-        if i not in positives and not (positives and answer in passages[i].lower())
-    ]
-    wanted = config.candidates - bool(positives)
+
+    def wrong(ranked: Sequence[int]) -> list[int]:
+        """Leave out what answers, or is named as a negative already."""
+        return [
+            i
+            for i in ranked
+            if i not in positives and i not in given and not (positives and answer in passages[i].lower())
+        ]
+
+    lexical = wrong(np.argsort(-bm25, kind="stable")[: config.depth].tolist())
+    semantic = wrong(np.argsort(-cosine, kind="stable")[: config.depth].tolist())
     if query["held_out"]:
-        chosen = pool[:HELD_OUT_CANDIDATES]
+        half = HELD_OUT_CANDIDATES // 2
+        chosen = list(dict.fromkeys([*given, *lexical[:half], *semantic[:half]]))
     else:
-        nearest = sorted(pool, key=lambda i: -similarity[i])
-        chosen = list(dict.fromkeys([*given, *pool[: config.hard], *nearest[: config.hard]]))
-        rest = [i for i in pool if i not in chosen]
-        chosen += rng.sample(rest, min(len(rest), max(0, wanted - len(chosen))))
+        chosen = list(dict.fromkeys([*given, *lexical[: config.hard], *semantic[: config.hard]]))
+        rest = [i for i in lexical if i not in chosen]
+        wanted = config.candidates - bool(positives) - len(chosen)
+        chosen += rng.sample(rest, min(len(rest), max(0, wanted)))
     if not chosen:
         return None
-    numbers = positives[:1] + chosen
     return {
         "query": query["query"],
         "source": query["source"],
         "held_out": query["held_out"],
         "labelled": bool(positives),
-        "passages": numbers,
-        "similarity": [round(float(similarity[i]), 4) for i in numbers],
+        "passages": positives[:1] + chosen,
     }
 
 
+def opinions(
+    query: int, chosen: Sequence[int], queries: Encoded, passages: Encoded, cosine: Floats, bm25: Floats
+) -> Tensor:
+    """Return the three opinions of some passages [chosen, 3]."""
+    words = queries.tokens(query)
+    late = [late_interaction(words, passages.tokens(i)) for i in chosen]
+    return torch.tensor(np.stack([cosine[list(chosen)], late, bm25[list(chosen)]], axis=1)).float()
+
+
+def fit(lists: Sequence[Tensor]) -> Tensor:
+    """Return the weights [3] of the opinions that make the labelled passages, each its list's first, likely.
+
+    Args:
+        lists: Opinions of each labelled list [passages, 3].
+    """
+    weights = PRIOR.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
+    longest = max((len(values) for values in lists), default=1)
+    padded = torch.zeros(len(lists), longest, len(PRIOR))
+    empty = torch.ones(len(lists), longest, dtype=torch.bool)
+    for values, row, unused in zip(lists, padded, empty, strict=True):
+        row[: len(values)], unused[: len(values)] = values, False
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        logits = (padded @ weights).masked_fill(empty, -torch.inf)
+        loss: Tensor = -logits.log_softmax(1)[:, 0].sum() + (weights / PRIOR - 1).square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return weights.detach()
+
+
 def teach(work: Path, config: TeachConfig, seed: int, threads: int) -> None:
-    """Write the lists of all queries in `work`."""
-    passages = [row["text"] for row in read_rows(work / "passages.jsonl")]
-    queries = read_rows(work / "queries.jsonl")
-    texts = [query["query"] for query in queries]
-    query_vectors = encode(texts, work, threads)
-    passage_vectors = encode(passages, work, threads)
-    found = search(passages, texts, config.depth)
+    """Write the lists of all queries in `work`, and the teacher's weights."""
+    texts = [row["text"] for row in read_rows(work / "passages.jsonl")]
+    rows = read_rows(work / "queries.jsonl")
+    queries = encode([row["query"] for row in rows], work, threads)
+    passages = encode(texts, work, threads)
+    bm25 = Bm25(texts)
     rng = random.Random(seed)
-    lists = []
-    for query, vector, ranks in zip(queries, query_vectors, found, strict=True):
-        made = candidates(query, ranks, passage_vectors @ vector, passages, config, rng)
+    found: list[tuple[dict[str, Any], Tensor]] = []
+    for number, query in enumerate(rows):
+        words, cosine = bm25.scores(query["query"]), passages.vectors @ queries.vectors[number]
+        made = candidates(query, words, cosine, texts, config, rng)
         if made is not None:
-            lists.append(made)
-    write_rows(work / "lists.jsonl", lists)
-    logger.info("%d lists of %d queries", len(lists), len(queries))
+            found.append((made, opinions(number, made["passages"], queries, passages, cosine, words)))
+    weights = fit([values for made, values in found if made["labelled"] and not made["held_out"]])
+    for made, values in found:
+        made["teacher"] = [round(logit, 4) for logit in (values @ weights).tolist()]
+    teacher = dict(zip(OPINIONS, weights.tolist(), strict=True))
+    (work / "teacher.json").write_text(json.dumps(teacher, indent=2) + "\n")
+    write_rows(work / "lists.jsonl", (made for made, _ in found))
+    logger.info("%d lists of %d queries; the teacher's weights: %s", len(found), len(rows), teacher)

@@ -1,6 +1,6 @@
 """Train the student: its softmax over a query's candidates comes to be the target's.
 
-The target of a list is softmax(scale * cosine + label): the teacher's opinion, with the label as evidence
+The target of a list is softmax(teacher + label): the teacher's opinion, with the label as evidence
 added to its passage. So a negative that the teacher takes for an answer costs little, and a query without a
 label still teaches. The learning rate warms up, stays, and falls to zero in the last part of the steps.
 `checkpoint.pt` is where an interrupted run goes on; `stable.pt` is the state before the fall, where a later
@@ -55,13 +55,13 @@ def draw(lists: list[dict[str, Any]], step: int, config: TrainConfig, seed: int)
         keep = [0] if row["labelled"] else []
         others = range(len(keep), len(row["passages"]))
         keep += rng.sample(others, min(len(others), config.passages - len(keep)))
-        drawn.append(row | {key: [row[key][k] for k in keep] for key in ("passages", "similarity")})
+        drawn.append(row | {key: [row[key][k] for k in keep] for key in ("passages", "teacher")})
     return drawn
 
 
 def target(row: dict[str, Any], scale: float, label: float) -> Tensor:
     """Return a list's target probabilities [passages]; a labelled list has its positive first."""
-    logits = scale * torch.tensor(row["similarity"])
+    logits = scale * torch.tensor(row["teacher"])
     logits[0] += label * row["labelled"]
     return logits.softmax(-1)
 
@@ -98,6 +98,8 @@ class Trainer:
         settings = self.config.train
         drawn = draw(self.lists, self.step, settings, self.config.seed)
         total, gradients = 0.0, None
+        # The longest first, so that no thread ends late.
+        drawn.sort(key=lambda row: -sum(len(self.passages[i]) for i in row["passages"]))
         for loss, new in in_threads(self._gradients, drawn, self.threads):
             total += loss / len(drawn)
             gradients = new if gradients is None else [a.add_(b) for a, b in zip(gradients, new, strict=True)]

@@ -5,8 +5,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import BertModel
 
+import encoder
 from bert import Stream, cross_encode, score_pairs
-from encoder import encode, encoder_folder
 from model import load_tokenizer, start_model
 from rerank_plugins import CrossEncoderScorer
 
@@ -51,22 +51,29 @@ def test_gradients_are_those_of_transformers(tokenizer: Tokenizer) -> None:
         assert torch.allclose(a, b, atol=1e-4, rtol=1e-3), name
 
 
-def test_texts_are_encoded_as_their_mean_and_found_again(tmp_path) -> None:
+def test_texts_are_encoded_as_their_tokens_and_their_mean_and_found_again(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(encoder, "CHUNK", 3)
     texts = [text for _, text in PAIRS]
-    vectors = encode(texts, tmp_path, threads=2)
-    bert = BertModel.from_pretrained(encoder_folder()).eval()
-    tokenizer = Tokenizer.from_file(str(encoder_folder() / "tokenizer.json"))
+    encoded = encoder.encode(texts, tmp_path, threads=2)
+    bert = BertModel.from_pretrained(encoder.encoder_folder()).eval()
+    tokenizer = Tokenizer.from_file(str(encoder.encoder_folder() / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    for text, vector in zip(texts, vectors, strict=True):
+    normalize = torch.nn.functional.normalize
+    for number, text in enumerate(texts):
         with torch.inference_mode():
             states = bert(input_ids=torch.tensor([tokenizer.encode(text).ids])).last_hidden_state[0]
-        expected = torch.nn.functional.normalize(states.mean(0), dim=0)
-        assert torch.allclose(torch.from_numpy(vector), expected, atol=1e-3)  # stored in half precision
-    [path] = tmp_path.iterdir()
-    written = path.stat().st_mtime_ns
-    assert (encode(texts, tmp_path, threads=1) == vectors).all()
-    assert path.stat().st_mtime_ns == written
+        tokens, vector = torch.tensor(encoded.tokens(number)), torch.tensor(encoded.vectors[number])
+        assert torch.allclose(tokens, normalize(states, dim=-1), atol=1e-3)  # stored in half precision
+        assert torch.allclose(vector, normalize(states.mean(0), dim=0), atol=1e-3)
+    [folder] = tmp_path.iterdir()
+    written = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    (folder / "3-vectors.npy").unlink()
+    assert (encoder.encode(texts, tmp_path, threads=1).vectors == encoded.vectors).all()
+    again = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert {name for name, time in again.items() if written[name] != time} == {
+        f"3-{part}.npy" for part in ("ends", "tokens", "vectors")
+    }
 
 
 def test_tokens_start_a_stream_at_their_text(tokenizer: Tokenizer) -> None:

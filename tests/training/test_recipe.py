@@ -3,13 +3,16 @@
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
-from config import TrainConfig, read_config
+from config import TeachConfig, TrainConfig, read_config
+from encoder import late_interaction
 from measure import by_source, gain
 from queries import vary
 from sources import cut
+from teach import PRIOR, Bm25, candidates, fit
 from train import draw, falling, rate, target
 
 TEXT = "Bread rises because yeast makes gas. Salt slows it. " * 20 + "A last sentence ends it."
@@ -40,17 +43,54 @@ def test_queries_vary_in_style_and_keep_their_words() -> None:
     assert vary("What is X?", "x meaning", random.Random(1)) in {"What is X?", "what is x", "x meaning"}
 
 
-def list_of(similarity: list[float], labelled: bool = True) -> dict:
-    return {"passages": list(range(len(similarity))), "similarity": similarity, "labelled": labelled}
+def list_of(teacher: list[float], labelled: bool = True) -> dict:
+    return {"passages": list(range(len(teacher))), "teacher": teacher, "labelled": labelled}
 
 
 def test_the_target_is_the_teacher_without_a_label_and_the_label_when_it_is_strong() -> None:
-    row = list_of([0.5, 0.6, 0.1])
-    assert torch.allclose(target(row, 20, 0), torch.tensor([10.0, 12.0, 2.0]).softmax(-1))
-    assert target(row, 20, 0).argmax() == 1
-    assert target(row, 20, 3).argmax() == 0
-    assert torch.allclose(target(list_of([0.5, 0.6, 0.1], labelled=False), 20, 3), target(row, 20, 0))
+    row = list_of([10.0, 12.0, 2.0])
+    assert torch.allclose(target(row, 1, 0), torch.tensor([10.0, 12.0, 2.0]).softmax(-1))
+    assert torch.allclose(target(row, 0.5, 0), torch.tensor([5.0, 6.0, 1.0]).softmax(-1))
+    assert target(row, 1, 0).argmax() == 1
+    assert target(row, 1, 3).argmax() == 0
+    assert torch.allclose(target(list_of([10.0, 12.0, 2.0], labelled=False), 1, 3), target(row, 1, 0))
     assert torch.allclose(target(row, 0, 40), torch.tensor([1.0, 0.0, 0.0]), atol=1e-6)
+
+
+def test_the_teacher_is_weighted_as_the_labels_say() -> None:
+    generator = torch.Generator().manual_seed(1)
+    true = torch.tensor([8.0, 30.0, 0.1])
+    lists = []
+    for length in [7, 5] * 2000:
+        opinions = torch.randn(length, 3, generator=generator) * torch.tensor([0.1, 0.05, 5.0])
+        first = int(torch.multinomial((opinions @ true).softmax(0), 1, generator=generator))
+        lists.append(torch.cat([opinions[first : first + 1], opinions[:first], opinions[first + 1 :]]))
+    assert torch.allclose(fit(lists), true, rtol=0.15)
+    assert torch.allclose(fit([]), PRIOR)
+
+
+def test_late_interaction_is_the_best_match_of_each_word_but_not_of_the_special_tokens() -> None:
+    query = np.array([[1, 0], [0, 1], [0.6, 0.8], [1, 0]], np.float32)
+    passage = np.array([[1, 0], [0.8, 0.6]], np.float32)
+    assert late_interaction(query, passage) == pytest.approx((0.6 + 0.96) / 2)
+    assert late_interaction(query[[0, 3]], passage) == 0
+
+
+def test_bm25_knows_the_words_it_has_seen() -> None:
+    bm25 = Bm25(["yeast makes bread rise", "salt slows yeast", "thunder follows lightning"])
+    assert bm25.scores("why does bread rise").argmax() == 0
+    assert (bm25.scores("zymurgy") == 0).all()
+
+
+def test_candidates_come_from_words_and_from_meaning_and_never_hold_the_answer() -> None:
+    passages = ["the answer is Quito", "also Quito", "words", "words too", "near", "far"]
+    query = {"query": "q", "source": "s", "positives": [0], "answer": "quito", "held_out": False}
+    bm25 = np.array([5, 4, 3, 2, 0, 0], np.float32)
+    cosine = np.array([0.9, 0.8, 0.1, 0.2, 0.7, 0.0], np.float32)
+    config = TeachConfig(depth=4, candidates=4, hard=1)
+    made = candidates(query, bm25, cosine, passages, config, random.Random(1))
+    assert made is not None
+    assert made["passages"] == [0, 2, 4, 3]
 
 
 def test_a_step_is_a_function_of_seed_and_number_and_an_epoch_sees_each_list_once() -> None:
@@ -62,7 +102,7 @@ def test_a_step_is_a_function_of_seed_and_number_and_an_epoch_sees_each_list_onc
     assert sorted(row["name"] for step in steps for row in step) == list(range(9))
     for row in (row for step in steps for row in step):
         assert row["passages"][0] == 0
-        assert len(set(row["passages"])) == len(row["similarity"]) == 4
+        assert len(set(row["passages"])) == len(row["teacher"]) == 4
 
 
 def test_the_rate_warms_up_stays_and_falls_to_zero() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import ablate
 import adapt
 from config import Config, PrepareConfig, TeachConfig, TrainConfig
 from files import read_rows, write_rows
@@ -113,3 +114,22 @@ def test_a_file_that_is_not_pairs_is_refused_with_its_line(tmp_path: Path) -> No
     path.write_text('{"query": "a", "positive": "b"}\n{"question": "a"}\n')
     with pytest.raises(adapt.PairsError, match="line 2 must be an object"):
         list(adapt.read_pairs(path))
+
+
+def test_each_variant_is_trained_and_measured_on_the_same_queries(work: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "config.toml"
+    settings.write_text(
+        "[prepare]\nqueries = {pairs = 40, other = 1}\nheld_out = 0.2\n[teach]\ncandidates = 6\nhard = 2\n"
+        '[train]\nstart = "bundled"\nlists = 2\npassages = 3\nlayers = 2\nwarm_up = 1\nmax_tokens = 48\n'
+    )
+    output = tmp_path / "ablations.json"
+    output.write_text(json.dumps({"without pairs": {"mean": 0.5}}))  # no list would be left
+    ablate.main(config=settings, work=work, steps=1, threads=2, output=output)
+    table = json.loads(output.read_text())
+    assert table.pop("steps") == 1
+    assert table.pop("without pairs") == {"mean": 0.5}, "what is there is kept"
+    assert table.keys() == {
+        *("teacher", "recipe", "labels only", "teacher only", "without hard negatives", "without other")
+    }
+    assert all(found.keys() == {"pairs", "mean"} for found in table.values())
+    assert not any((work / "ablations").iterdir())
