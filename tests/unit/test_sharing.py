@@ -11,14 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from rerank_plugins import (
     CrossEncoderScorer,
     InvalidInputError,
+    ModelError,
     ScorerClosedError,
     ScorerSettings,
     ScoringError,
 )
+from rerank_plugins.scoring import registry
 from rerank_plugins.scoring.dispatch import Worker
 from rerank_plugins.scoring.engines.base import PaddingEngine
 from rerank_plugins.scoring.pairs import EncodedPairs
@@ -296,3 +299,14 @@ def test_devices_are_checked(tiny: Path) -> None:
         CrossEncoderScorer(str(tiny), devices=[])
     with pytest.raises(InvalidInputError, match=r"devices.*'gpu'"):
         CrossEncoderScorer(str(tiny), devices=["gpu"])
+
+
+def test_a_model_that_does_not_fit_into_memory_is_our_error(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+
+    monkeypatch.setattr(registry, "make_engine", full)
+    with pytest.raises(ModelError, match=r"must fit into the free memory of cpu.*tried to allocate"):
+        CrossEncoderScorer(str(tiny), device="cpu", max_batch_tokens=4097)

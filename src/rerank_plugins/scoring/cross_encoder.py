@@ -35,6 +35,7 @@ class CrossEncoderScorer:
         InvalidInputError: If a setting is invalid, or the device is not there.
         ModelNotFoundError: If the model is neither on disk nor in the cache nor on the hub.
         ModelFormatError: If it is no cross-encoder with one logit, or its files are damaged.
+        ModelError: If it does not fit into the device's free memory.
         MissingExtraError: If its architecture needs an extra that is not installed.
 
     Examples:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from rerank_plugins.errors import InvalidInputError
+from rerank_plugins.errors import InvalidInputError, ModelError
 from rerank_plugins.scoring.budget import BATCH_COST, cpu_batch_tokens, cuda_batch_tokens
 from rerank_plugins.scoring.cache import ContentCache
 from rerank_plugins.scoring.dispatch import Worker
@@ -171,7 +171,14 @@ def _load(settings: ScorerSettings, reasons: dict[str, str]) -> Loaded:
         cache_bytes=settings.token_cache_bytes,
     )
     devices = settings.devices or (settings.device,)
-    engines = [make_engine(settings.model_copy(update={"device": name}), found) for name in devices]
+    try:
+        engines = [make_engine(settings.model_copy(update={"device": name}), found) for name in devices]
+    except torch.OutOfMemoryError as error:
+        msg = (
+            f"{found.model} must fit into the free memory of {', '.join(devices)}, but did not ({error}); "
+            "free some, or choose another device or a smaller dtype"
+        )
+        raise ModelError(msg) from error
     max_batch_tokens = min(
         _batch_tokens(settings, name, found.config, engine.memory, max_length)
         for name, engine in zip(devices, engines, strict=True)
