@@ -144,8 +144,8 @@ def _calibration(evaluation: Evaluation) -> Iterator[str]:
         found = system.calibrated
         if found.precision is None or math.isinf(found.threshold.min_score):
             yield (
-                f"No threshold keeps {found.wanted:.0%} relevant documents with {system.name}, as far as these "
-                "queries can tell: too few are relevant, or too few were judged."
+                f"No threshold keeps {found.wanted:.0%} relevant documents with {system.name}, as far as "
+                "these queries can tell: too few are relevant, or too few were judged."
             )
             continue
         span = (
