@@ -20,9 +20,10 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import kendalltau
 
-from rerank_plugins import CrossEncoderScorer, RerankError
+from rerank_plugins import CrossEncoderScorer, RerankError, ScorerSettings
 from rerank_plugins.demo.data import load_passages, load_queries
 from rerank_plugins.evaluation import load_hits
+from rerank_plugins.scoring.loading import find_model
 
 Topics = dict[str, tuple[str, dict[str, str]]]  # query id -> query, texts by document id
 
@@ -100,7 +101,9 @@ def main(
         table.add_row(*(f"{x:.4g}" if isinstance(x, float) else str(x or "") for x in row.values()))
     Console(width=116).print(table)
     if output:
-        report = {"model": model, "queries": len(topics), "spread": spread, "torch": torch.__version__}
+        revision = find_model(ScorerSettings(model=model)).revision
+        report = {"model": model, "revision": revision, "queries": len(topics), "spread": spread}
+        report |= {"torch": torch.__version__}
         output.write_text(json.dumps(report | {"rows": rows}, indent=2) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Write the measured tables into README.md and docs/ from benchmarks/results and training/, none by hand.
+"""Write the measured tables into README.md, docs/ and the model card, none by hand.
 
 python benchmarks/render.py [--check]
 """
@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import typer
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+CARD = ROOT / "src/rerank_plugins/bundled/model/README.md"
+PAGES = (ROOT / "README.md", CARD, *sorted((ROOT / "docs").rglob("*.md")))
 RESULTS = Path(__file__).parent / "results"
 
 Rows = list[dict[str, Any]]
@@ -106,14 +107,18 @@ def headline() -> str:
 
 def bundled(name: str) -> str:
     """Return nDCG@10 of the bundled model on its test sets."""
-    report = json.loads((ROOT / "training" / f"{name}.json").read_text())
-    titles = {"dl19": "TREC DL 2019", "dl21": "TREC DL 2021", "scifact": "BEIR SciFact"}
     lines = [
-        [title, report[key]["queries"], f"{report[key]['bm25']:.4f}", f"**{report[key]['reranked']:.4f}**"]
-        for key, title in titles.items()
-        if key in report
+        [
+            SETS[key],
+            row["queries"],
+            f"{row['first']['nDCG@10']:.4f}",
+            f"**{row['alone']['mean']['nDCG@10']:.4f}**",
+            _interval(row["alone"]["against_first"]),
+        ]
+        for key, row in _sets(name)
     ]
-    return table(["test set", "queries", f"{report['measure']}, {report['first_stage']}", "reranked"], lines)
+    head = ["test set", "queries", "nDCG@10, BM25 top 100", "reranked", "difference, 95% interval"]
+    return table(head, lines)
 
 
 def race(name: str) -> str:

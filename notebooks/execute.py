@@ -14,6 +14,9 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
+from rerank_plugins import ScorerSettings
+from rerank_plugins.scoring.loading import find_model
+
 __all__ = ["NOTEBOOKS", "execute"]
 
 HERE = Path(__file__).parent
@@ -41,6 +44,8 @@ class _ThisInterpreter(AsyncKernelManager):
 def execute(path: Path) -> nbformat.NotebookNode:
     """Return the notebook with new outputs, and without what changes from run to run for no reason.
 
+    Its metadata say which bundled model made the outputs.
+
     Args:
         path: The notebook; it is not written to.
 
@@ -60,6 +65,7 @@ def execute(path: Path) -> nbformat.NotebookNode:
         {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
             "language_info": {"name": "python"},
+            "bundled_model": find_model(ScorerSettings(model="bundled")).revision,
         }
     )
     for cell in notebook.cells:

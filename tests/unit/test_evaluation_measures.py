@@ -136,26 +136,39 @@ def scifact() -> Topics:
     return retrieve(load_beir(SHARED / "data" / "scifact"))
 
 
+QRELS = {
+    "dl19": TREC / "qrels.dl19-passage.txt",
+    "dl21": TREC / "qrels.dl21-passage.txt",
+    "scifact": SHARED / "data" / "scifact" / "qrels.test.tsv",
+}
+
+
 @pytest.mark.shared_data
-def test_scifact_reranked_equals_ir_measures_called_directly(
-    scifact: Topics, bundled: CrossEncoderScorer
+@pytest.mark.parametrize("name", QRELS)
+def test_reranked_equals_ir_measures_called_directly(
+    name: str, request: pytest.FixtureRequest, bundled: CrossEncoderScorer
 ) -> None:
-    topics = replace(scifact.limit(8), corpus={})
-    found = evaluate(topics, {"m": bundled}, depths=(10,), timed_queries=0, resamples=100)
-    with (SHARED / "data" / "scifact" / "qrels.test.tsv").open() as file:
-        rows = [line.split() for line in file][1:]
+    whole = request.getfixturevalue("scifact") if name == "scifact" else dl(int(name[2:]))
+    relevant_from = 1 if name == "scifact" else 2
+    topics = replace(whole.limit(8), corpus={})
+    found = evaluate(
+        topics, {"m": bundled}, depths=(10,), timed_queries=0, resamples=100, relevant_from=relevant_from
+    )
     kept = {topic.id for topic in topics}
-    qrels = [Qrel(qid, docid, int(grade)) for qid, docid, grade in rows if qid in kept]
+    rows = [line.split() for line in QRELS[name].read_text().splitlines()]
+    qrels = [Qrel(row[0], row[-2], int(row[-1])) for row in rows if row[0] in kept]
     run = [
-        ScoredDoc(topic.id, candidate.id, score)
+        ScoredDoc(topic.id, candidate.id, score - 1e-6 * place)  # ties keep the first stage's order
         for topic in topics
-        for candidate, score in zip(
-            topic.candidates,
-            [*(found.systems[0].logits[topic.id]), *range(-1001, -1001 - len(topic.candidates), -1)],
-            strict=False,
+        for place, (candidate, score) in enumerate(
+            zip(
+                topic.candidates,
+                [*(found.systems[0].logits[topic.id]), *range(-1001, -1001 - len(topic.candidates), -1)],
+                strict=False,
+            )
         )
     ]
-    direct = ir_measures.calc_aggregate(standard_measures(), qrels, run)
+    direct = ir_measures.calc_aggregate(standard_measures(relevant_from), qrels, run)
     assert found.systems[0].measured.mean == pytest.approx({str(m): v for m, v in direct.items()})
 
 
