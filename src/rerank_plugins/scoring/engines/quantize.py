@@ -8,11 +8,11 @@ attention, the last layer's [CLS] row and the head stay as they are: they cost n
 import contextlib
 import logging
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import nncf
+import rich
 
 __all__ = ["quantize"]
 
@@ -28,7 +28,7 @@ def quantize(model: Any, operations: Iterable[str], feeds: Sequence[Any]) -> Any
         feeds: Calibration inputs, as the graph's runtime takes them.
     """
     exact = [name for name in operations if not _PER_TOKEN.search(name)]
-    with _on_stderr():
+    with _off_stdout():
         return nncf.quantize(
             model,
             nncf.Dataset(feeds),
@@ -40,13 +40,18 @@ def quantize(model: Any, operations: Iterable[str], feeds: Sequence[Any]) -> Any
 
 
 @contextlib.contextmanager
-def _on_stderr() -> Iterator[None]:
-    """Keep nncf's progress off standard output, and its notes for errors."""
-    logger = logging.getLogger("nncf")
-    before = logger.level
+def _off_stdout() -> Iterator[None]:
+    """Send nncf's progress bars to standard error, keep them out of notebooks, and its notes for errors.
+
+    The bars go to rich's shared console and nncf has no switch for them. In a notebook rich would display
+    them wherever standard output leads, or warn that it cannot.
+    """
+    logger, console = logging.getLogger("nncf"), rich.get_console()
+    level, settings = logger.level, vars(console).copy()
     logger.setLevel(logging.ERROR)
+    rich.reconfigure(stderr=True, quiet=console.is_jupyter, force_jupyter=False)
     try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
+        yield
     finally:
-        logger.setLevel(before)
+        vars(console).update(settings)
+        logger.setLevel(level)
