@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rich.progress
 import torch
 
 from rerank_plugins import (
@@ -212,3 +213,20 @@ def test_a_conversion_that_fails_names_the_way_around(
     monkeypatch.setattr(openvino.ov, "convert_model", fail)
     with pytest.raises(ModelError, match="engine='torch' needs no conversion: unsupported operation"):
         CrossEncoderScorer(str(tiny), device="cpu", engine="openvino", engine_cache_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("in_notebook", [False, True])
+@pytest.mark.filterwarnings("error")
+def test_quantising_says_nothing_on_stdout_and_in_a_notebook_nothing_at_all(
+    in_notebook: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quantize = pytest.importorskip("rerank_plugins.scoring.engines.quantize", reason="needs nncf")
+    console = rich.get_console()
+    monkeypatch.setattr(console, "is_jupyter", in_notebook)
+    before = vars(console).copy()
+    with quantize._off_stdout():
+        assert list(rich.progress.track(range(3), "Bar")) == [0, 1, 2]
+    written = capsys.readouterr()
+    assert written.out == ""
+    assert ("Bar" in written.err) is not in_notebook
+    assert vars(console) == before
