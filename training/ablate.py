@@ -44,7 +44,7 @@ def lists_for(
 ) -> None:
     """Put a variant's lists and passages into its folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    for path in (work / "passages.jsonl", work / "queries.jsonl", *work.glob("encoded-*")):
+    for path in (work / "passages.jsonl", work / "queries.jsonl", work / "encoded"):
         (folder / path.name).unlink(missing_ok=True)
         (folder / path.name).symlink_to(path.resolve())
     if config.teach.hard != recipe.teach.hard:

@@ -110,7 +110,7 @@ def main(
     documents: Annotated[Path | None, typer.Option(help="JSONL of text, title.")] = None,
     start: Annotated[str, typer.Option(help="Model to adapt: bundled, folder or hub id.")] = "bundled",
     steps: Annotated[int | None, typer.Option(help="Steps of 8 queries; default: two epochs.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="Longest pair.")] = 192,
+    max_tokens: Annotated[int, typer.Option(help="Longest pair.")] = 512,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 1,
 ) -> None:

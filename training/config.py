@@ -30,6 +30,9 @@ class TeachConfig:
         candidates: Passages kept a query, the positive included.
         hard: Of these, how many come from the bi-encoder's top, and as many from BM25's; the rest is
             drawn from anywhere down to `depth` of BM25.
+        cosine: The teacher's weight of the bi-encoder's cosine.
+        late_interaction: Its weight of the mean best match of the query's words, a cosine too.
+        bm25: Its weight of BM25's score, which is some tens.
         scale: Factor to the teacher's logits: 0 trusts labels alone.
         label: What a label adds to its passage's logit: 0 trusts the teacher alone.
     """
@@ -37,6 +40,9 @@ class TeachConfig:
     depth: int = 100
     candidates: int = 16
     hard: int = 5
+    cosine: float = 20.0
+    late_interaction: float = 15.0
+    bm25: float = 0.25
     scale: float = 1.0
     label: float = 3.0
 

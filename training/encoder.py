@@ -64,26 +64,26 @@ def encode(texts: Sequence[str], cache: Path, threads: int) -> Encoded:
 
     Args:
         texts: What to encode.
-        cache: Folder for what is found; it is found again by the texts' hash.
+        cache: Folder for what is found; chunks of texts are found again by their hash.
         threads: How many CPU threads.
     """
-    key = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
-    folder = cache / f"encoded-{key}"
+    folder = cache / "encoded"
     folder.mkdir(parents=True, exist_ok=True)
-    firsts = range(0, len(texts), CHUNK)
-    missing = [first for first in firsts if not (folder / f"{first}-vectors.npy").exists()]
+    chunks = [texts[first : first + CHUNK] for first in range(0, len(texts), CHUNK)]
+    paths = [folder / hashlib.sha256("\0".join(chunk).encode()).hexdigest()[:16] for chunk in chunks]
+    missing = [number for number, path in enumerate(paths) if not Path(f"{path}-vectors.npy").exists()]
     if missing:
         bert = BertModel.from_pretrained(encoder_folder()).eval()
         tokenizer = Tokenizer.from_file(str(encoder_folder() / "tokenizer.json"))
         tokenizer.enable_truncation(MAX_TOKENS)
         tokenizer.no_padding()
-        for first in missing:
-            _encode_chunk(texts[first : first + CHUNK], folder / str(first), bert, tokenizer, threads)
-            logger.info("encoded %d of %d texts", min(first + CHUNK, len(texts)), len(texts))
+        for number in missing:
+            _encode_chunk(chunks[number], paths[number], bert, tokenizer, threads)
+            logger.info("encoded %d of %d texts", min((number + 1) * CHUNK, len(texts)), len(texts))
     return Encoded(
-        np.concatenate([np.load(folder / f"{first}-vectors.npy") for first in firsts]).astype(np.float32),
-        [np.load(folder / f"{first}-tokens.npy", mmap_mode="r") for first in firsts],
-        np.concatenate([np.load(folder / f"{first}-ends.npy") for first in firsts]),
+        np.concatenate([np.load(f"{path}-vectors.npy") for path in paths]).astype(np.float32),
+        [np.load(f"{path}-tokens.npy", mmap_mode="r") for path in paths],
+        np.concatenate([np.load(f"{path}-ends.npy") for path in paths]),
     )
 
 

@@ -16,7 +16,8 @@ from typing import Any
 from files import read_rows
 
 PASSAGE_WORDS = 70  # MS MARCO passages have 56 on average
-ABSTRACT_WORDS = 200  # abstracts stay whole as a rule: users' passages are often longer than MS MARCO's
+LONG_WORDS = 330  # about 500 tokens: users' chunks are often longer than MS MARCO's, and abstracts stay whole
+LONG_EVERY = 3  # of texts that may be cut short or long, every third is cut long
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,15 @@ class Document:
     questions: list[Question] = field(default_factory=list)
 
 
+def sentences(text: str) -> list[str]:
+    """Split a text where a sentence seems to end."""
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z0-9\"(])", text)
+
+
 def cut(text: str, words: int = PASSAGE_WORDS) -> list[str]:
     """Cut a text into passages of whole sentences, at most `words` long (longer sentences are split)."""
     passages: list[list[str]] = [[]]
-    for sentence in re.split(r"(?<=[.!?])\s+(?=[A-Z0-9\"(])", text):
+    for sentence in sentences(text):
         tokens = sentence.split()
         if passages[-1] and len(passages[-1]) + len(tokens) > words:
             passages.append([])
@@ -108,21 +114,22 @@ def natural_questions(data: Path) -> Iterator[Document]:
 
 
 def medquad(data: Path) -> Iterator[Document]:
-    """Yield medical questions with the beginning of their answer."""
-    for row in read_rows(data / "train/medquad.jsonl.gz"):
+    """Yield medical questions with the beginning of their answer, in short passages or in long ones."""
+    for number, row in enumerate(read_rows(data / "train/medquad.jsonl.gz")):
         text = row["question"].replace("What is (are)", "What is").replace(" ?", "?")
         kind = "" if row["qtype"] == "information" else row["qtype"]
-        passages = cut(row["answer"])[:2]
+        passages = cut(row["answer"], PASSAGE_WORDS if number % LONG_EVERY else LONG_WORDS)[:2]
         keywords = f"{row['focus']} {kind}".strip()
         yield Document(passages, [Question(text, tuple(range(len(passages))), keywords=keywords)])
 
 
 def pubmedqa(data: Path) -> Iterator[Document]:
-    """Yield research questions with their abstract's context and conclusion."""
+    """Yield abstracts without their conclusion, asked for by their question and by the conclusion."""
     with gzip.open(data / "train/pubmedqa.json.gz", "rt") as file:
         for row in json.load(file).values():
-            passages = cut(" ".join([row["LONG_ANSWER"], *row["CONTEXTS"]]), ABSTRACT_WORDS)[:1]
-            yield Document(passages, [Question(row["QUESTION"], (0,))])
+            passages = cut(" ".join(row["CONTEXTS"]), LONG_WORDS)[:1]
+            claim = sentences(row["LONG_ANSWER"])[0]
+            yield Document(passages, [Question(row["QUESTION"], (0,)), Question(claim, (0,))])
 
 
 def openstax(data: Path) -> Iterator[Document]:
@@ -168,7 +175,7 @@ def scifact(data: Path) -> Iterator[Document]:
         for document in row["docs"]:
             claims.setdefault(document, []).append(row["claim"])
     for document, asked in claims.items():
-        passages = cut(corpus[document]["title"] + ". " + corpus[document]["text"], ABSTRACT_WORDS)[:1]
+        passages = cut(corpus[document]["title"] + ". " + corpus[document]["text"], LONG_WORDS)[:1]
         yield Document(passages, [Question(claim, (0,)) for claim in asked])
 
 

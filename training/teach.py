@@ -1,14 +1,11 @@
-"""Choose each query's candidates and let the teacher score them: `lists.jsonl`, `teacher.json`.
+"""Choose each query's candidates and let the teacher score them: `lists.jsonl`.
 
 Candidates come from the top ranks of BM25 and of the bi-encoder over all sources, as they do where a
 reranker is used. The teacher is a weighted sum of three opinions that cost next to nothing a pair, since
-every text is encoded once: the bi-encoder's cosine, its late interaction, and BM25's score. The weights are
-those under which the labelled passages are most likely (a softmax regression on the queries that are learnt
-from). It scores the negatives too, so a false negative is a negative that it scores high, and costs little
-(see `train.target`).
+every text is encoded once: the bi-encoder's cosine, its late interaction, and BM25's score. It scores the
+negatives too, so a false negative is a negative that it scores high, and costs little (see `train.target`).
 """
 
-import json
 import logging
 import random
 from collections.abc import Sequence
@@ -17,8 +14,6 @@ from typing import Any
 
 import bm25s
 import numpy as np
-import torch
-from torch import Tensor
 
 from config import TeachConfig
 from encoder import Encoded, Floats, encode, late_interaction
@@ -27,8 +22,6 @@ from files import read_rows, write_rows
 logger = logging.getLogger("teach")
 
 HELD_OUT_CANDIDATES = 20
-OPINIONS = ("cosine", "late interaction", "BM25")
-PRIOR = torch.tensor([15.0, 15.0, 0.2])  # weights before any label is seen; it counts as one list
 
 
 class Bm25:
@@ -103,56 +96,28 @@ def candidates(
 
 def opinions(
     query: int, chosen: Sequence[int], queries: Encoded, passages: Encoded, cosine: Floats, bm25: Floats
-) -> Tensor:
-    """Return the three opinions of some passages [chosen, 3]."""
+) -> Floats:
+    """Return cosine, late interaction and BM25's score of some passages [chosen, 3]."""
     words = queries.tokens(query)
     late = [late_interaction(words, passages.tokens(i)) for i in chosen]
-    return torch.tensor(np.stack([cosine[list(chosen)], late, bm25[list(chosen)]], axis=1)).float()
-
-
-def fit(lists: Sequence[Tensor]) -> Tensor:
-    """Return the weights [3] of the opinions that make the labelled passages, each its list's first, likely.
-
-    Args:
-        lists: Opinions of each labelled list [passages, 3].
-    """
-    weights = PRIOR.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
-    longest = max((len(values) for values in lists), default=1)
-    padded = torch.zeros(len(lists), longest, len(PRIOR))
-    empty = torch.ones(len(lists), longest, dtype=torch.bool)
-    for values, row, unused in zip(lists, padded, empty, strict=True):
-        row[: len(values)], unused[: len(values)] = values, False
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        logits = (padded @ weights).masked_fill(empty, -torch.inf)
-        loss: Tensor = -logits.log_softmax(1)[:, 0].sum() + (weights / PRIOR - 1).square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
-
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return weights.detach()
+    return np.stack([cosine[list(chosen)], np.float32(late), bm25[list(chosen)]], axis=1)
 
 
 def teach(work: Path, config: TeachConfig, seed: int, threads: int) -> None:
-    """Write the lists of all queries in `work`, and the teacher's weights."""
+    """Write the lists of all queries in `work`."""
     texts = [row["text"] for row in read_rows(work / "passages.jsonl")]
     rows = read_rows(work / "queries.jsonl")
     queries = encode([row["query"] for row in rows], work, threads)
     passages = encode(texts, work, threads)
     bm25 = Bm25(texts)
     rng = random.Random(seed)
-    found: list[tuple[dict[str, Any], Tensor]] = []
+    weights = np.float32([config.cosine, config.late_interaction, config.bm25])
+    lists = []
     for number, query in enumerate(rows):
         words, cosine = bm25.scores(query["query"]), passages.vectors @ queries.vectors[number]
         made = candidates(query, words, cosine, texts, config, rng)
         if made is not None:
-            found.append((made, opinions(number, made["passages"], queries, passages, cosine, words)))
-    weights = fit([values for made, values in found if made["labelled"] and not made["held_out"]])
-    for made, values in found:
-        made["teacher"] = [round(logit, 4) for logit in (values @ weights).tolist()]
-    teacher = dict(zip(OPINIONS, weights.tolist(), strict=True))
-    (work / "teacher.json").write_text(json.dumps(teacher, indent=2) + "\n")
-    write_rows(work / "lists.jsonl", (made for made, _ in found))
-    logger.info("%d lists of %d queries; the teacher's weights: %s", len(found), len(rows), teacher)
+            values = opinions(number, made["passages"], queries, passages, cosine, words) @ weights
+            lists.append(made | {"teacher": [round(value, 4) for value in values.tolist()]})
+    write_rows(work / "lists.jsonl", lists)
+    logger.info("%d lists of %d queries", len(lists), len(rows))

@@ -68,11 +68,12 @@ def test_texts_are_encoded_as_their_tokens_and_their_mean_and_found_again(tmp_pa
         assert torch.allclose(vector, normalize(states.mean(0), dim=0), atol=1e-3)
     [folder] = tmp_path.iterdir()
     written = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    (folder / "3-vectors.npy").unlink()
+    lost = sorted(folder.glob("*-vectors.npy"))[-1]
+    lost.unlink()
     assert (encoder.encode(texts, tmp_path, threads=1).vectors == encoded.vectors).all()
     again = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert {name for name, time in again.items() if written[name] != time} == {
-        f"3-{part}.npy" for part in ("ends", "tokens", "vectors")
+        lost.name.replace("vectors", part) for part in ("ends", "tokens", "vectors")
     }
 
 

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+import encoder
 from config import TeachConfig, TrainConfig, read_config
-from encoder import late_interaction
+from encoder import Encoded, encode, late_interaction
 from measure import by_source, gain
 from queries import vary
 from sources import cut
-from teach import PRIOR, Bm25, candidates, fit
+from teach import Bm25, candidates, opinions
 from train import draw, falling, rate, target
 
 TEXT = "Bread rises because yeast makes gas. Salt slows it. " * 20 + "A last sentence ends it."
@@ -57,16 +58,27 @@ def test_the_target_is_the_teacher_without_a_label_and_the_label_when_it_is_stro
     assert torch.allclose(target(row, 0, 40), torch.tensor([1.0, 0.0, 0.0]), atol=1e-6)
 
 
-def test_the_teacher_is_weighted_as_the_labels_say() -> None:
-    generator = torch.Generator().manual_seed(1)
-    true = torch.tensor([8.0, 30.0, 0.1])
-    lists = []
-    for length in [7, 5] * 2000:
-        opinions = torch.randn(length, 3, generator=generator) * torch.tensor([0.1, 0.05, 5.0])
-        first = int(torch.multinomial((opinions @ true).softmax(0), 1, generator=generator))
-        lists.append(torch.cat([opinions[first : first + 1], opinions[:first], opinions[first + 1 :]]))
-    assert torch.allclose(fit(lists), true, rtol=0.15)
-    assert torch.allclose(fit([]), PRIOR)
+def test_the_teacher_sees_cosine_late_interaction_and_words_of_each_candidate() -> None:
+    def encoded(tokens: list[list[list[float]]]) -> Encoded:
+        flat = np.array([token for text in tokens for token in text], np.float16)
+        ends = np.cumsum([len(text) for text in tokens])
+        return Encoded(np.zeros((len(tokens), 2), np.float32), [flat], ends)
+
+    queries = encoded([[[0, 0]], [[9, 9], [1, 0], [9, 9]]])
+    passages = encoded([[[0, 1]], [[1, 0], [0, 1]], [[0.5, 0]]])
+    cosine, bm25 = np.float32([0.1, 0.2, 0.3]), np.float32([7, 0, 5])
+    found = opinions(1, [2, 1], queries, passages, cosine, bm25)
+    assert found == pytest.approx(np.array([[0.3, 0.5, 5], [0.2, 1, 0]]))
+
+
+def test_an_encoded_text_is_found_again_whatever_stands_in_other_chunks(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(encoder, "CHUNK", 2)
+    texts = ["Bread rises.", "Salt slows yeast.", "Thunder follows lightning."]
+    first = encode(texts, tmp_path, threads=1)
+    monkeypatch.setattr(encoder.BertModel, "from_pretrained", lambda *_: pytest.fail("encoded again"))
+    again = encode(texts[:2], tmp_path, threads=1)
+    assert (again.vectors == first.vectors[:2]).all()
+    assert (again.tokens(1) == first.tokens(1)).all()
 
 
 def test_late_interaction_is_the_best_match_of_each_word_but_not_of_the_special_tokens() -> None:
