@@ -77,6 +77,16 @@ def test_texts_are_encoded_as_their_tokens_and_their_mean_and_found_again(tmp_pa
     }
 
 
+def test_an_encoded_text_is_found_again_whatever_stands_in_other_chunks(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(encoder, "CHUNK", 2)
+    texts = ["Bread rises.", "Salt slows yeast.", "Thunder follows lightning."]
+    first = encoder.encode(texts, tmp_path, threads=1)
+    monkeypatch.setattr(encoder.BertModel, "from_pretrained", lambda *_: pytest.fail("encoded again"))
+    again = encoder.encode(texts[:2], tmp_path, threads=1)
+    assert (again.vectors == first.vectors[:2]).all()
+    assert (again.tokens(1) == first.tokens(1)).all()
+
+
 def test_tokens_start_a_stream_at_their_text(tokenizer: Tokenizer) -> None:
     encodings = tokenizer.encode_batch(PAIRS)
     stream = Stream.of(encodings)

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-import encoder
 from config import TeachConfig, TrainConfig, read_config
-from encoder import Encoded, encode, late_interaction
+from encoder import Encoded, late_interaction
 from measure import by_source, gain
 from queries import vary
 from sources import cut
@@ -69,16 +68,6 @@ def test_the_teacher_sees_cosine_late_interaction_and_words_of_each_candidate() 
     cosine, bm25 = np.float32([0.1, 0.2, 0.3]), np.float32([7, 0, 5])
     found = opinions(1, [2, 1], queries, passages, cosine, bm25)
     assert found == pytest.approx(np.array([[0.3, 0.5, 5], [0.2, 1, 0]]))
-
-
-def test_an_encoded_text_is_found_again_whatever_stands_in_other_chunks(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(encoder, "CHUNK", 2)
-    texts = ["Bread rises.", "Salt slows yeast.", "Thunder follows lightning."]
-    first = encode(texts, tmp_path, threads=1)
-    monkeypatch.setattr(encoder.BertModel, "from_pretrained", lambda *_: pytest.fail("encoded again"))
-    again = encode(texts[:2], tmp_path, threads=1)
-    assert (again.vectors == first.vectors[:2]).all()
-    assert (again.tokens(1) == first.tokens(1)).all()
 
 
 def test_late_interaction_is_the_best_match_of_each_word_but_not_of_the_special_tokens() -> None:

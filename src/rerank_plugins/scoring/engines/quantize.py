@@ -41,7 +41,7 @@ def quantize(model: Any, operations: Iterable[str], feeds: Sequence[Any]) -> Any
 
 @contextlib.contextmanager
 def _off_stdout() -> Iterator[None]:
-    """Send nncf's progress bars to standard error, keep them out of notebooks, and its notes for errors.
+    """Send nncf's progress bars to standard error, in a notebook nowhere, and log only its errors.
 
     The bars go to rich's shared console and nncf has no switch for them. In a notebook rich would display
     them wherever standard output leads, or warn that it cannot.
