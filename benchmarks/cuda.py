@@ -13,7 +13,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +28,7 @@ from rich.table import Table
 from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity, profile
 
-from rerank_plugins import CrossEncoderScorer, RerankError
+from rerank_plugins import CrossEncoderScorer
 from rerank_plugins.bench.flops import matmul_peak, needed_flops
 from rerank_plugins.bench.models import make_random_checkpoint
 from rerank_plugins.bench.report import machine, tables
@@ -50,7 +50,8 @@ MEMBERS = (
 V100_DOCUMENTS_PER_SECOND = dict(zip(MEMBERS, (9000, 4100, 2500, 1800, 960), strict=True))
 PEERS = ("sentence-transformers", "sentence-transformers bf16", "sentence-transformers fp16")
 # Tried for the peer, which has no default for a GPU; its best counts.
-PEER_BATCH_SIZES = (32, 256)
+PEER_BATCH_SIZE, OTHER_BATCH_SIZES = 256, (32, 1000)
+WITHOUT_CUDNN = "peer without cuDNN's attention"
 QUERY = "how do I reset my router?"
 # Requests at once where token ids are in hand, and calls one after the other where strings are.
 AT_ONCE, CALLS = 8, 5
@@ -73,13 +74,13 @@ class Size:
 
 def full(device: str) -> Size:
     """Return what the page shows."""
-    return Size(device, ("torch:float32", "torch:bfloat16", "torch:float16"), MEMBERS, 1000, 5, 64, 100_000)
+    return Size(device, ("torch:float32", "torch:bfloat16", "torch:float16"), MEMBERS, 1000, 3, 64, 100_000)
 
 
 def quick(device: str) -> Size:
     """Return as little as runs every line."""
     ours = ("torch:float32",) if device == "cpu" else ("torch:float32", "torch:float16")
-    return Size(device, ours, MEMBERS[:1], 40, 1, 4, 500)
+    return Size(device, ours, MEMBERS[:2], 40, 1, 4, 500)
 
 
 def base_plan(size: Size, member: str) -> Plan:
@@ -92,30 +93,50 @@ def base_plan(size: Size, member: str) -> Plan:
         rounds=size.rounds,
         random_weights=True,
         device=size.device,
-        peer_batch_size=PEER_BATCH_SIZES[-1],
+        peer_batch_size=PEER_BATCH_SIZE,
     )
 
 
 def plans(size: Size) -> Iterator[tuple[str, Plan]]:
-    """Yield names and plans: throughput, the peer's batch size, latency, callers."""
-    for member in size.members:
-        for lengths in LENGTHS:
-            yield f"{member}, {lengths}", replace(base_plan(size, member), lengths=lengths)
-    last = size.members[-1]
-    cached = replace(base_plan(size, last), repeat_documents=True, peers=())
-    yield f"{last}, documents seen before", cached
-    interactive = size.members[min(3, len(size.members) - 1)]
+    """Yield names and plans: throughput, latency, callers, the peer's settings; what matters most first."""
+    *small, interactive, last = size.members
+    yield from throughput(size, [last, interactive])
     plan = base_plan(size, interactive)
-    for batch_size in PEER_BATCH_SIZES[:-1]:
-        yield f"{interactive}, peer's batch size {batch_size}", replace(plan, peer_batch_size=batch_size)
+    fastest = replace(plan, ours=size.ours[-1:])
     yield (
         f"{interactive}, latency, documents seen before",
-        replace(plan, candidates=(20, 50, 100), queries=20, repeat_documents=True),
+        replace(fastest, peers=PEERS[::2], candidates=(20, 50, 100), queries=25, repeat_documents=True),
     )
     yield (
         f"{interactive}, callers",
-        replace(plan, ours=size.ours[-1:], peers=(), callers=(1, size.callers), requests=20),
+        replace(fastest, peers=(), callers=(1, size.callers), requests=40),
     )
+    cached = replace(base_plan(size, last), repeat_documents=True, peers=())
+    yield f"{last}, documents seen before", cached
+    for member in (last, interactive):
+        yield f"{member}, {WITHOUT_CUDNN}", replace(base_plan(size, member), ours=size.ours[-1:])
+    for batch_size in OTHER_BATCH_SIZES:
+        yield f"{interactive}, peer's batch size {batch_size}", replace(fastest, peer_batch_size=batch_size)
+    yield from throughput(size, small[::-1])
+
+
+def throughput(size: Size, members: Sequence[str]) -> Iterator[tuple[str, Plan]]:
+    """Yield strings to scores of members, on both distributions of lengths."""
+    for member in members:
+        for lengths in LENGTHS:
+            yield f"{member}, {lengths}", replace(base_plan(size, member), lengths=lengths)
+
+
+def run(name: str, plan: Plan) -> Any:
+    """Run a plan; where its name says so, torch's attention may not be cuDNN's.
+
+    cuDNN plans each new shape anew, which peers that pad to the longest of a batch meet all the time.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(WITHOUT_CUDNN not in name)
+    try:
+        return run_benchmark(plan)
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(enabled=True)
 
 
 def texts(count: int, seed: int = 0) -> list[str]:
@@ -131,13 +152,15 @@ def scorers(model: str, size: Size) -> Iterator[tuple[str, CrossEncoderScorer]]:
             yield dtype, scorer
 
 
-def measure_company(folder: Path, size: Size) -> list[Row]:
-    """Return how far apart logits are, at most, alone and shuffled, from those of one batch."""
-    documents = texts(min(size.candidates, 200), 3)
+def measure_parity(folder: Path, size: Size) -> list[Row]:
+    """Return how far logits are from transformers' float32; alone and shuffled, from those of one batch."""
+    documents = texts(min(size.candidates, 100), 3)
     order = np.random.default_rng(0).permutation(len(documents))
     rows = []
     for member in size.members:
-        for dtype, scorer in scorers(checkpoint(member, folder), size):
+        model = checkpoint(member, folder)
+        exact = transformers_logits(model, documents, size.device)
+        for dtype, scorer in scorers(model, size):
             together = scorer.score(QUERY, documents)
             shuffled = scorer.score(QUERY, [documents[i] for i in order])
             alone = [float(scorer.score(QUERY, [text])[0]) for text in documents[:20]]
@@ -145,11 +168,30 @@ def measure_company(folder: Path, size: Size) -> list[Row]:
                 {
                     "model": member,
                     "precision": dtype,
+                    "from transformers": float(np.abs(together - exact).max()),
                     "shuffled": float(np.abs(shuffled - together[order]).max()),
                     "alone": float(np.abs(alone - together[:20]).max()),
                 }
             )
     return rows
+
+
+@torch.inference_mode()
+def transformers_logits(model: str, documents: list[str], device: str) -> NDArray[np.float32]:
+    """Return the logits of `transformers`, eager, in float32, a pair at a time: nothing is padded."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    network = AutoModelForSequenceClassification.from_pretrained(
+        model, attn_implementation="eager", dtype=torch.float32
+    ).to(device)
+    logits = []
+    for text in documents:
+        inputs = tokenizer(QUERY, text, truncation="only_second", max_length=512, return_tensors="pt").to(
+            device
+        )
+        logits.append(network.eval()(**inputs).logits.item())
+    return np.array(logits, dtype=np.float32)
 
 
 def measure_floor(model: str, size: Size) -> list[Row]:
@@ -340,54 +382,72 @@ def guarded(part: Callable[..., Any], *arguments: Any) -> Any:
     """Return a part's findings, or the error in their place: the other parts still count."""
     try:
         return part(*arguments)
-    except (RerankError, RuntimeError) as error:
+    except Exception as error:  # noqa: BLE001 - the other parts still count
         return {"failed": f"{type(error).__name__}: {error}"}
+
+
+def measure(size: Size, output: Path | None = None, *, part: str = "all") -> None:
+    """Measure, print, and write what is found as it comes: all, what is timed ("speed"), or the rest."""
+    # A graph that is captured in the middle of a round would be its slowest call.
+    os.environ.setdefault("RERANK_CUDA_GRAPHS", "load")
+    console = Console(width=130)
+    card = torch.cuda.get_device_name(size.device) if size.device.startswith("cuda") else "CPU"
+    console.print(f"[bold]{card}[/], torch {torch.__version__}")
+    found: dict[str, Any] = {"card": card, "machine": machine(), "runs": {}}
+
+    def write() -> None:
+        if output:
+            output.mkdir(parents=True, exist_ok=True)
+            (output / "cuda.json").write_text(json.dumps(found, indent=2) + "\n")
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = checkpoint(size.members[-1], Path(folder))
+        with CrossEncoderScorer(model, device=size.device) as scorer:
+            found["info"] = asdict(scorer.info)
+            console.print(scorer.info.reasons)
+        if part != "checks":
+            found["floor"] = guarded(measure_floor, model, size)
+            show(console, "floor", found["floor"])
+        for name, plan in plans(size) if part != "checks" else ():
+            started = time.perf_counter()
+            report = guarded(run, name, plan)
+            console.print(f"\n[bold]{name}[/] ({time.perf_counter() - started:.0f} s)")
+            if isinstance(report, dict):
+                console.print(report)
+                found["runs"][name] = report
+            else:
+                for table in tables(report):
+                    console.print(table)
+                found["runs"][name] = json.loads(report.to_json())
+            write()
+        timed = {"summary": (summary, found["runs"], size)}
+        checks: dict[str, tuple[Callable[..., Any], *tuple[Any, ...]]] = {
+            "parity": (measure_parity, Path(folder), size),
+            "memory_mib": (measure_memory, model, size),
+            "out_of_memory": (survive_out_of_memory, model, size),
+        }
+        parts = {"all": timed | checks, "speed": timed, "checks": checks}[part]
+        for key, (work, *arguments) in parts.items():
+            found[key] = guarded(work, *arguments)
+            show(console, key, found[key])
+            write()
+        if part != "checks":
+            profiled = guarded(profile_a_call, model, size)
+            console.print(profiled, markup=False)
+            if output:
+                (output / "cuda-profile.txt").write_text(f"{profiled}\n")
 
 
 def main(
     device: Annotated[str, typer.Option(help="cuda:N, or cpu with --quick.")] = "cuda:0",
     small: Annotated[bool, typer.Option("--quick", help="Small numbers, to try the script.")] = False,
+    part: Annotated[
+        str, typer.Option(help="all, speed, or checks: what need not have the card alone.")
+    ] = "all",
     output: Annotated[Path | None, typer.Option(help="Folder for JSON and the profile.")] = None,
 ) -> None:
     """Measure, print, and write."""
-    # A graph that is captured in the middle of a round would be its slowest call.
-    os.environ.setdefault("RERANK_CUDA_GRAPHS", "load")
-    size = quick(device) if small else full(device)
-    console = Console(width=130)
-    card = torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
-    console.print(f"[bold]{card}[/], torch {torch.__version__}")
-    found: dict[str, Any] = {"card": card, "machine": machine(), "runs": {}}
-    with tempfile.TemporaryDirectory() as folder:
-        model = checkpoint(size.members[-1], Path(folder))
-        with CrossEncoderScorer(model, device=device) as scorer:
-            found["info"] = asdict(scorer.info)
-            console.print(scorer.info.reasons)
-        for name, plan in plans(size):
-            report = guarded(run_benchmark, plan)
-            console.print(f"\n[bold]{name}[/]")
-            if isinstance(report, dict):
-                console.print(report)
-                found["runs"][name] = report
-                continue
-            for table in tables(report):
-                console.print(table)
-            found["runs"][name] = json.loads(report.to_json())
-        parts: dict[str, tuple[Callable[..., Any], *tuple[Any, ...]]] = {
-            "floor": (measure_floor, model, size),
-            "company": (measure_company, Path(folder), size),
-            "memory_mib": (measure_memory, model, size),
-            "out_of_memory": (survive_out_of_memory, model, size),
-            "summary": (summary, found["runs"], size),
-        }
-        for key, (part, *arguments) in parts.items():
-            found[key] = guarded(part, *arguments)
-            show(console, key, found[key])
-        profiled = guarded(profile_a_call, model, size)
-        console.print(profiled, markup=False)
-    if output:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "cuda.json").write_text(json.dumps(found, indent=2) + "\n")
-        (output / "cuda-profile.txt").write_text(f"{profiled}\n")
+    measure(quick(device) if small else full(device), output, part=part)
 
 
 if __name__ == "__main__":

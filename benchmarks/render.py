@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
+import render_cuda
 import typer
 
 ROOT = Path(__file__).parents[1]
@@ -343,6 +344,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "serving": serving,
     "quality": quality,
     "calibration": calibration,
+    **render_cuda.blocks(table),
 }
 
 
@@ -354,7 +356,10 @@ def render(text: str) -> str:
         return f"<!-- {match['call']} -->\n\n{BLOCKS[block](*arguments)}\n\n<!-- end -->"
 
     return re.sub(
-        rf"<!-- (?P<call>(?:{'|'.join(BLOCKS)})\b[^>]*?) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL
+        rf"<!-- (?P<call>(?:{'|'.join(BLOCKS)})(?: [^>]*?)?) -->\n.*?<!-- end -->",
+        fill,
+        text,
+        flags=re.DOTALL,
     )
 
 

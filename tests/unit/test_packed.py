@@ -1,6 +1,7 @@
 """The engine made for CUDA, on CPU: the same numbers as padded, in any company and any shape."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from rerank_plugins.scoring.engines.base import capturing, free_cached_memory
 from rerank_plugins.scoring.engines.batches import Shape, pack
 from rerank_plugins.scoring.engines.bert import BertNetwork
 from rerank_plugins.scoring.engines.graphs import SHAPES, Graphs
+from rerank_plugins.scoring.engines.operators import PLAIN, Operators
 from rerank_plugins.scoring.engines.packed import PackedEngine
 from rerank_plugins.scoring.engines.torch import TorchEngine
 from rerank_plugins.scoring.family import FAMILY, FamilyModel
@@ -162,6 +164,25 @@ def test_one_array_carries_a_batch() -> None:
     assert pack(pairs, np.array([0])).shape == (4, 1)
 
 
+def test_the_operators_it_is_given_are_used(tiny_network) -> None:
+    called = []
+
+    def look_up(*arguments: Any) -> Tensor:
+        called.append("look_up")
+        return PLAIN.look_up(*arguments)
+
+    def feed_forward(*arguments: Any) -> Tensor:
+        called.append("feed_forward")
+        return PLAIN.feed_forward(*arguments)
+
+    pairs = pairs_of([40, 3, 17])
+    order = np.arange(len(pairs))
+    expected = PackedEngine(tiny_network, CPU, PaddedAttention).launch(pairs, order)()
+    engine = PackedEngine(tiny_network, CPU, PaddedAttention, operators=Operators(look_up, feed_forward))
+    assert np.array_equal(engine.launch(pairs, order)(), expected)
+    assert called == ["look_up"] + ["feed_forward"] * tiny_network.config.layers
+
+
 def test_shapes_are_few_and_fit() -> None:
     assert len(SHAPES) <= 21
     for tokens, segments in [(1, 1), (256, 8), (257, 8), (3000, 20), (16384, 128)]:
@@ -171,7 +192,7 @@ def test_shapes_are_few_and_fit() -> None:
         assert shape.segments >= segments
         assert shape.tokens < 2 * max(tokens, 256) or shape.tokens < 32 * segments
     assert Graphs.shape_for(Shape(16385, 1)) is None
-    assert Graphs.shape_for(Shape(2000, 129)) is None
+    assert Graphs.shape_for(Shape(2000, 513)) is None
 
 
 def test_each_shape_is_prepared_once_and_large_batches_not_at_all(tiny_network) -> None:

@@ -1,5 +1,6 @@
 """How much arithmetic a score needs, and how much the machine can do."""
 
+import functools
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -31,10 +32,12 @@ def needed_flops(config: Mapping[str, Any], lengths: NDArray[np.int64]) -> float
     return (layers - 1) * full + last
 
 
+@functools.cache
 @torch.inference_mode()
 def matmul_peak(dtype: torch.dtype, device: str = "cpu", seconds: float = 1.0) -> float:
     """Return the best GFLOP/s of a matmul over about `seconds`: on CPU a feed-forward layer's of MiniLM.
 
+    Measured once in a process.
     On CUDA a square one of 8,192, which a small layer does not come near to; numbers are random, as zeros
     draw less power and run faster.
     """

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from rerank_plugins.bench.contestants import Contestant, Score
 from rerank_plugins.bench.workload import Topic
 
-__all__ = ["Agreement", "Load", "Race", "agreement", "measure_callers", "race"]
+__all__ = ["PAUSE", "Agreement", "Load", "Race", "agreement", "measure_callers", "race"]
 
 Clock = Callable[[], float]
 
 # Thread pools spin for a while when they are done: OpenMP's for 0.2 s. Whoever comes next would pay for it.
-_PAUSE = 0.3
+PAUSE = 0.3
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def race(
     *,
     clock: Clock = time.perf_counter,
     progress: Callable[[], None] = lambda: None,
-    pause: float = _PAUSE,
+    pause: float = PAUSE,
 ) -> dict[str, Race]:
     """Let everybody score the same topics in every round, taking turns at who begins.
 

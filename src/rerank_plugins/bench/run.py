@@ -22,7 +22,7 @@ from rerank_plugins.bench.contestants import (
     write_checkpoint,
 )
 from rerank_plugins.bench.flops import matmul_peak, needed_flops
-from rerank_plugins.bench.measure import Load, agreement, measure_callers, race
+from rerank_plugins.bench.measure import PAUSE, Load, agreement, measure_callers, race
 from rerank_plugins.bench.models import make_random_checkpoint
 from rerank_plugins.bench.report import Report, Result, machine
 from rerank_plugins.bench.workload import LENGTHS, Topic, make_topics, read_topics
@@ -43,7 +43,9 @@ _OURS = (
     "onnx:int8",
 )
 _REFERENCE_QUERIES = 3
-_CALIBRATION_DOCUMENTS = 100
+_REFERENCE_DOCUMENTS = 200
+# Between turns on a GPU, where a peer's threads do little.
+_GPU_PAUSE = 0.05
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def run_benchmark(plan: Plan, progress: Callable[[str], None] = lambda _: None) 
             msg = f"--baseline must be one of {[c.name for c in everybody]}, but got {baseline!r}"
             raise InvalidInputError(msg)
         # It remembers: everybody is compared with the same scores.
-        remembered = _REFERENCE_QUERIES * max(plan.candidates)
+        remembered = _REFERENCE_QUERIES * _REFERENCE_DOCUMENTS
         reference = stack.enter_context(
             CrossEncoderScorer(
                 model, device="cpu", engine="torch", dtype="float32", score_cache_size=remembered
@@ -148,8 +150,12 @@ def run_benchmark(plan: Plan, progress: Callable[[str], None] = lambda _: None) 
         )
         for candidates in plan.candidates:
             progress(f"{candidates} candidates")
-            races = race(everybody, rounds[candidates])
-            checked = rounds[candidates][1][:_REFERENCE_QUERIES]
+            pause = PAUSE if plan.device == "cpu" else _GPU_PAUSE
+            races = race(everybody, rounds[candidates], pause=pause)
+            checked = [
+                (query, documents[:_REFERENCE_DOCUMENTS])
+                for query, documents in rounds[candidates][1][:_REFERENCE_QUERIES]
+            ]
             report.results[candidates] = [
                 Result(
                     name=one.name,

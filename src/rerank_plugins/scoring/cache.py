@@ -16,19 +16,13 @@ __all__ = ["ContentCache", "digest"]
 V = TypeVar("V")
 
 
-def digest(*texts: str) -> bytes:
-    """Return 16 bytes for one text or several in this order, the same in every process.
+def digest(text: str) -> bytes:
+    """Return 16 bytes for a text, the same in every process.
 
     Raises:
-        UnicodeEncodeError: If a text is not valid Unicode.
+        UnicodeEncodeError: If the text is not valid Unicode.
     """
-    state = hashlib.blake2b(digest_size=16)
-    for text in texts:
-        encoded = text.encode()
-        # The length keeps ("ab", "c") apart from ("a", "bc").
-        state.update(len(encoded).to_bytes(8, "little"))
-        state.update(encoded)
-    return state.digest()
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 class ContentCache(Generic[V]):
@@ -45,14 +39,14 @@ class ContentCache(Generic[V]):
 
     def find(self, keys: Sequence[bytes]) -> dict[bytes, V]:
         """Return what is known of `keys`."""
-        if not self._values.maxsize:
+        if not self.enabled:
             return {}
         with self._lock:
             return {key: self._values[key] for key in keys if key in self._values}
 
     def keep(self, items: Iterable[tuple[bytes, V]]) -> None:
         """Remember values; one that is larger than the whole cache is not."""
-        if not self._values.maxsize:
+        if not self.enabled:
             return
         with self._lock:
             for key, value in items:
@@ -63,6 +57,11 @@ class ContentCache(Generic[V]):
         """Forget everything."""
         with self._lock:
             self._values.clear()
+
+    @property
+    def enabled(self) -> bool:
+        """Whether it keeps anything at all."""
+        return bool(self._values.maxsize)
 
     @property
     def used(self) -> int:

@@ -25,7 +25,8 @@ Pair = tuple[str, str]
 Row = tuple[float, int, bool, bool]
 
 _ROW = np.dtype([("logits", "f4"), ("document_tokens", "i4"), ("truncated", "?"), ("query_truncated", "?")])
-# Pairs tokenised and queued at once: bounds memory, and lets tokenising overlap with the engine.
+# Pairs tokenised and queued at once: bounds memory, and lets tokenising overlap with the engine. Smaller
+# pieces cost more on a GPU than they hide: for each, the engine's thread waits for the interpreter's lock.
 _CHUNK = 1024
 
 
@@ -38,12 +39,14 @@ class Chunk:
         rows: [n], filled for the pairs that the score cache knew; the rest when they land.
         places: int64, which of the n have to be scored.
         pairs: Those pairs.
+        digests: Of their texts.
     """
 
     keys: list[bytes]
     rows: NDArray[np.void]
     places: NDArray[np.int64]
     pairs: list[Pair]
+    digests: dict[str, bytes]
 
 
 @dataclass(frozen=True)
@@ -95,19 +98,20 @@ class Flight:
         """
         seen: dict[bytes, int] = {}
         fresh: dict[bytes, Pair] = {}
+        digests: dict[str, bytes] = {}
         for pair in pairs:
-            key = _key(pair)
+            key = b"".join([digests.get(text) or _learn(text, digests) for text in pair])
             if key not in seen:
                 seen[key] = len(seen)
                 fresh[key] = pair
             self._places.append(seen[key])
             if len(fresh) == _CHUNK:
-                yield self._chunk(fresh)
-                fresh = {}
+                yield self._chunk(fresh, digests)
+                fresh, digests = {}, {}
         if fresh:
-            yield self._chunk(fresh)
+            yield self._chunk(fresh, digests)
 
-    def _chunk(self, fresh: dict[bytes, Pair]) -> Chunk:
+    def _chunk(self, fresh: dict[bytes, Pair], digests: dict[str, bytes]) -> Chunk:
         keys = list(fresh)
         known = self._cache.find(keys)
         self._counts["score_cache_hits"] += len(known)
@@ -117,12 +121,12 @@ class Flight:
             if key in known:
                 rows[i] = known[key]
         self._rows.append(rows)
-        return Chunk(keys, rows, np.array(places, dtype=np.int64), [fresh[keys[i]] for i in places])
+        return Chunk(keys, rows, np.array(places, dtype=np.int64), [fresh[keys[i]] for i in places], digests)
 
     def encode(self, chunk: Chunk) -> EncodedPairs:
         """Tokenise what has to be scored."""
         started = time.perf_counter()
-        encoded = self._encoder.encode(chunk.pairs)
+        encoded = self._encoder.encode(chunk.pairs, chunk.digests)
         self._times["tokenize_ms"] += (time.perf_counter() - started) * 1000
         return encoded
 
@@ -140,8 +144,9 @@ class Flight:
         for name in ("document_tokens", "truncated", "query_truncated"):
             found[name] = getattr(encoded, name)
         chunk.rows[chunk.places] = found
-        rows = cast("list[Row]", found.tolist())
-        self._cache.keep((chunk.keys[i], row) for i, row in zip(chunk.places, rows, strict=True))
+        if self._cache.enabled:
+            rows = cast("list[Row]", found.tolist())
+            self._cache.keep((chunk.keys[i], row) for i, row in zip(chunk.places, rows, strict=True))
         self._counts["tokens"] += len(encoded.ids)
         self._counts["texts"] += encoded.texts
         self._counts["token_cache_hits"] += encoded.cached_texts
@@ -157,9 +162,11 @@ class Flight:
         return Scores(**details)
 
 
-def _key(pair: Pair) -> bytes:
+def _learn(text: str, digests: dict[str, bytes]) -> bytes:
+    """Return a text's digest, and remember it."""
     try:
-        return digest(*pair)
+        found = digests[text] = digest(text)
     except UnicodeError:
-        refuse_surrogates(pair)
+        refuse_surrogates([text])
         raise
+    return found

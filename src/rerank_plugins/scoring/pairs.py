@@ -6,7 +6,7 @@ happen here, on arrays. A tokenizer whose truncation is set per call is silently
 it, so ours is never touched after construction.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +17,7 @@ from rerank_plugins.errors import InvalidInputError, ModelFormatError
 from rerank_plugins.inputs import refuse_surrogates
 from rerank_plugins.scoring.cache import ContentCache, digest
 from rerank_plugins.scoring.protocol import Extent, Span
-from rerank_plugins.scoring.tokenizing import TextTokenizer
+from rerank_plugins.scoring.tokenizing import ID_BYTES, TextTokenizer
 from rerank_plugins.scoring.windows import Offsets, plan_windows
 
 __all__ = ["EncodedPairs", "PairEncoder", "PairTemplate"]
@@ -26,6 +26,7 @@ IntArray = NDArray[np.int32]
 
 # What an entry of the token cache costs besides its ids: key, array header, links (measured).
 _ENTRY_BYTES = 400
+_UNKNOWN = b"?"  # no ids are of this length
 # Long texts whose offsets are at hand at once: they take far more memory than ids.
 _LONG_TEXTS = 64
 
@@ -172,34 +173,41 @@ class PairEncoder:
             )
             raise InvalidInputError(msg)
         self._texts = TextTokenizer(self._tokenizer)
-        self._cache: ContentCache[IntArray] = ContentCache(cache_bytes, lambda ids: ids.nbytes + _ENTRY_BYTES)
+        self._cache: ContentCache[bytes] = ContentCache(cache_bytes, lambda ids: len(ids) + _ENTRY_BYTES)
 
-    def encode(self, pairs: Sequence[tuple[str, str]]) -> EncodedPairs:
+    def encode(
+        self, pairs: Sequence[tuple[str, str]], digests: Mapping[str, bytes] | None = None
+    ) -> EncodedPairs:
         """Encode (query, document) pairs; equal texts are tokenised once.
+
+        Args:
+            pairs: What to encode.
+            digests: Of the texts, where they are at hand; see `scoring.cache`.
 
         Raises:
             InvalidInputError: If a text is not valid Unicode (holds a lone surrogate).
         """
-        tokens, cached = self._tokens(list(dict.fromkeys(text for pair in pairs for text in pair)))
+        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+        tokens, cached = self._tokens(texts, digests)
+        suffix = self.template.suffix.tobytes()
         heads = {query: self._head(tokens[query]) for query in {query for query, _ in pairs}}
-        pieces: list[IntArray] = []
-        rows = np.zeros((len(pairs), 3), dtype=np.int32)
-        for row, (query, document) in zip(rows, pairs, strict=True):
-            head, words = heads[query], tokens[document]
-            room = self.max_length - len(head) - len(self.template.suffix)
-            pieces += (head, words[:room], self.template.suffix)
-            row[:] = len(head), min(len(words), room), len(words) > room
-        boundaries, document_tokens, truncated = rows.T.copy()
-        lengths = boundaries + document_tokens + len(self.template.suffix)
-        too_long = np.array([len(tokens[q]) > self.max_query_tokens for q, _ in pairs], dtype=bool)
+        rooms = {query: self.max_length * ID_BYTES - len(head) - len(suffix) for query, head in heads.items()}
+        pieces: list[bytes] = []
+        for query, document in pairs:
+            pieces += (heads[query], tokens[document][: rooms[query]], suffix)
+        sizes = np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces)).reshape(-1, 3) // ID_BYTES
+        whole = np.fromiter((len(tokens[document]) for _, document in pairs), np.int64, len(pairs))
+        longest = self.max_query_tokens * ID_BYTES
+        too_long = {query: len(tokens[query]) > longest for query in heads}
+        boundaries, document_tokens, _ = sizes.T.astype(np.int32)
         return EncodedPairs(
-            ids=np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int32),
-            offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+            ids=np.frombuffer(b"".join(pieces), dtype=np.int32),
+            offsets=np.concatenate([[0], np.cumsum(sizes.sum(axis=1))]),
             boundaries=boundaries,
             document_type=self.template.document_type,
             document_tokens=document_tokens,
-            truncated=truncated.astype(np.bool_),
-            query_truncated=too_long,
+            truncated=whole > document_tokens * ID_BYTES,
+            query_truncated=np.fromiter((too_long[query] for query, _ in pairs), np.bool_, len(pairs)),
             texts=len(tokens),
             cached_texts=cached,
         )
@@ -219,7 +227,7 @@ class PairEncoder:
         room = self._room(tokens[query])
         room = min(room, size or room)
         # Ids tell what fits; only the rest needs offsets.
-        long = [text for text in dict.fromkeys(documents) if len(tokens[text]) > room]
+        long = [text for text in dict.fromkeys(documents) if _count(tokens[text]) > room]
         cut = {
             text: self._split(text, offsets, room, overlap, most)
             for text, offsets in zip(long, self._offsets(long, most and most * room), strict=True)
@@ -236,8 +244,8 @@ class PairEncoder:
         room = self._room(tokens[query])
 
         def extent(text: str, limit: int) -> Extent:
-            if len(tokens[text]) <= limit:
-                return Extent(len(text), len(tokens[text]), cut=False)
+            if _count(tokens[text]) <= limit:
+                return Extent(len(text), _count(tokens[text]), cut=False)
             (offsets,) = self._offsets([text], limit)
             return Extent(offsets.ends[limit - 1], limit, cut=True)
 
@@ -250,7 +258,7 @@ class PairEncoder:
             # Scoring needs these ids anyway. A slice may have more than the text had there where a word is
             # cut inside, and with tokenizers that treat a text's first word in a way of its own.
             tokens, _ = self._tokens(list({text[start:end] for start, end in spans}))
-            excess = max(map(len, tokens.values())) - room
+            excess = max(map(_count, tokens.values())) - room
             if excess <= 0 or size == 1:
                 return spans
             size = max(1, size - max(excess, size // 8))
@@ -266,24 +274,34 @@ class PairEncoder:
                     (encoding,) = self._tokenizer.encode_batch([text], add_special_tokens=False)
                 yield Offsets.of(encoding)
 
-    def _room(self, query: IntArray) -> int:
+    def _room(self, query: bytes) -> int:
         """Return how many tokens of a document fit beside a query."""
-        return self.max_length - len(self._head(query)) - len(self.template.suffix)
+        return self.max_length - _count(self._head(query)) - len(self.template.suffix)
 
-    def _head(self, query: IntArray) -> IntArray:
+    def _head(self, query: bytes) -> bytes:
         template = self.template
-        return np.concatenate([template.prefix, query[: self.max_query_tokens], template.middle])
+        kept = query[: self.max_query_tokens * ID_BYTES]
+        return template.prefix.tobytes() + kept + template.middle.tobytes()
 
-    def _tokens(self, texts: list[str]) -> tuple[dict[str, IntArray], int]:
+    def _tokens(
+        self, texts: list[str], digests: Mapping[str, bytes] | None = None
+    ) -> tuple[dict[str, bytes], int]:
         """Return the ids of each text, and how many texts were known."""
-        try:
-            keys = {text: digest(text) for text in texts}
-        except UnicodeError:
+        if not self._cache.enabled:
             refuse_surrogates(texts)
-            raise
-        known = self._cache.find(list(keys.values()))
-        new = [text for text in texts if keys[text] not in known]
+            return dict(zip(texts, self._texts.ids(texts, self.max_length), strict=True)), 0
+        if digests is None:
+            refuse_surrogates(texts)
+            digests = {text: digest(text) for text in texts}
+        keys = [digests[text] for text in texts]
+        known = self._cache.find(keys)
+        tokens = {text: known.get(key, _UNKNOWN) for text, key in zip(texts, keys, strict=True)}
+        new = [text for text, ids in tokens.items() if ids is _UNKNOWN]
         # No pair has room for max_length tokens of one text, so whether it was cut still shows.
-        fresh = dict(zip(new, self._texts.ids(new, self.max_length), strict=True))
-        self._cache.keep((keys[text], ids) for text, ids in fresh.items())
-        return fresh | {text: known[keys[text]] for text in texts if text not in fresh}, len(known)
+        tokens.update(zip(new, self._texts.ids(new, self.max_length), strict=True))
+        self._cache.keep((digests[text], tokens[text]) for text in new)
+        return tokens, len(texts) - len(new)
+
+
+def _count(ids: bytes) -> int:
+    return len(ids) // ID_BYTES

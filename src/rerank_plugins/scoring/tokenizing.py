@@ -7,18 +7,16 @@ is many times as fast as tokenising whole texts. Tokenizers of another kind get 
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-__all__ = ["TextTokenizer", "never_looks_across_spaces"]
+__all__ = ["ID_BYTES", "TextTokenizer", "never_looks_across_spaces"]
 
-IntArray = NDArray[np.int32]
-
-_ID_BYTES = 4
+# Ids travel as the bytes of int32s: joining bytes is the fastest way that Python has to join anything.
+ID_BYTES = 4
 # Words remembered, with a few ids each: about 20 MB when full.
 _MOST_WORDS = 2**17
 # Longer ones are seldom words, and seldom come back.
@@ -46,23 +44,34 @@ class TextTokenizer:
         self._by_word = never_looks_across_spaces(tokenizer)
         self._words: dict[str, bytes] = {}
 
-    def ids(self, texts: Sequence[str], limit: int) -> list[IntArray]:
-        """Return int32 ids of each text, the first `limit` of them."""
+    def ids(self, texts: Sequence[str], limit: int) -> list[bytes]:
+        """Return the ids of each text, the first `limit` of them, as the bytes of int32s."""
+        size, count = limit * ID_BYTES, limit
         if not self._by_word:
-            return [np.frombuffer(ids, dtype=np.int32)[:limit].copy() for ids in self._encode(texts)]
+            return [ids[:size] for ids in self._encode(texts)]
         found = [b""] * len(texts)
-        size, count = limit * _ID_BYTES, limit
         rests = dict(enumerate(texts))
         # A word has one id or more, nearly always: so many words are enough, however long the text is.
         while rests:
             heads = {i: text.split(" ", count) for i, text in rests.items()}
             rests = {i: head.pop() for i, head in heads.items() if len(head) > count}
-            fresh = self._learn(set().union(*heads.values()).difference(self._words))
-            for i, head in heads.items():
-                found[i] += self._join(head, fresh)
+            for i, ids in self._look_up(heads):
+                found[i] += ids
             rests = {i: rest for i, rest in rests.items() if len(found[i]) < size}
             count *= 4
-        return [np.frombuffer(ids[:size], dtype=np.int32) for ids in found]
+        return [ids[:size] for ids in found]
+
+    def _look_up(self, texts: dict[int, list[str]]) -> Iterator[tuple[int, bytes]]:
+        """Yield the ids of each list of words; the new among the words are learned together."""
+        known, new = self._words.__getitem__, {}
+        for i, words in texts.items():
+            try:
+                yield i, b"".join(map(known, words))
+            except KeyError:
+                new[i] = words
+        fresh = self._learn(set().union(*new.values()).difference(self._words)) if new else {}
+        for i, words in new.items():
+            yield i, self._join(words, fresh)
 
     def head(self, text: str, words: int) -> str:
         """Return the start of a text whose ids are the first of all: so many words, or the whole of it."""
@@ -84,10 +93,6 @@ class TextTokenizer:
 
     def _join(self, words: list[str], fresh: dict[str, bytes]) -> bytes:
         known = self._words
-        try:
-            return b"".join(map(known.__getitem__, words))
-        except KeyError:
-            pass
         try:
             return b"".join([fresh[word] if word in fresh else known[word] for word in words])
         except KeyError:  # forgotten by another thread in between

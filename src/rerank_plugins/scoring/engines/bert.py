@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from rerank_plugins.errors import ModelFormatError
 
-__all__ = ["BertConfig", "BertEncoder", "BertLayer", "BertNetwork"]
+__all__ = ["BertConfig", "BertEmbeddings", "BertEncoder", "BertLayer", "BertNetwork"]
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -130,7 +130,7 @@ class BertEncoder(nn.Module):
     def __init__(self, reader: "_WeightReader", c: BertConfig) -> None:
         super().__init__()
         *names, last = [f"bert.encoder.layer.{i}." for i in range(c.layers)]
-        self.embeddings = _Embeddings(reader, c)
+        self.embeddings = BertEmbeddings(reader, c)
         self.layers = nn.ModuleList(BertLayer(reader, name, c) for name in names)
         self.last = _ClsLayer(reader, last, c)
 
@@ -233,7 +233,7 @@ class _ClsLayer(BertLayer):
         return self.feed_forward(cls, values + self.value_bias)
 
 
-class _Embeddings(nn.Module):
+class BertEmbeddings(nn.Module):
     """Word, position and token type, normed."""
 
     words: Tensor

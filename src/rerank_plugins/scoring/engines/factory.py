@@ -19,6 +19,7 @@ from rerank_plugins.scoring.engines.base import Engine
 from rerank_plugins.scoring.engines.batches import PaddedBatch
 from rerank_plugins.scoring.engines.bert import BertConfig, BertNetwork
 from rerank_plugins.scoring.engines.calibration import calibration_batches
+from rerank_plugins.scoring.engines.operators import Operators, choose_operators
 from rerank_plugins.scoring.engines.packed import PackedEngine
 from rerank_plugins.scoring.engines.precision import tf32_note
 from rerank_plugins.scoring.engines.torch import TorchEngine
@@ -46,6 +47,7 @@ def engine_notes(settings: ScorerSettings, config: Mapping[str, Any]) -> dict[st
     notes = {"tf32": tf32_note()} if settings.dtype == "float32" else {}
     if settings.engine == "torch":
         attention, notes["attention"] = _attention(settings, config)
+        _, notes["operators"] = _operators(settings, config)
         notes["graphs"] = _graphs(settings, attention)
         if notes["graphs"] != settings.cuda_graphs:
             notes["graphs"] += ": padded attention cannot be captured"
@@ -60,6 +62,11 @@ def _attention(
     return choose_attention(device, dtype, shape.hidden_size // shape.heads)
 
 
+def _operators(settings: ScorerSettings, config: Mapping[str, Any]) -> tuple[Operators, str]:
+    device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
+    return choose_operators(device, dtype, BertConfig.of(config).activation)
+
+
 def _graphs(settings: ScorerSettings, attention: Callable[[Segments], Attention]) -> str:
     # Shapes that depend on the batch cannot be captured.
     return settings.cuda_graphs if attention is VarlenAttention else "off"
@@ -70,8 +77,14 @@ def _torch(settings: ScorerSettings, found: ModelFiles) -> Engine:
     if settings.device == "cpu":
         return TorchEngine(network)
     attention, _ = _attention(settings, found.config)
-    device = torch.device(settings.device)
-    return PackedEngine(network, device, attention, graphs=_graphs(settings, attention))
+    operators, _ = _operators(settings, found.config)
+    return PackedEngine(
+        network,
+        torch.device(settings.device),
+        attention,
+        graphs=_graphs(settings, attention),
+        operators=operators,
+    )
 
 
 def _transformers(settings: ScorerSettings, found: ModelFiles) -> Engine:

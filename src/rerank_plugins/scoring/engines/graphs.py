@@ -19,7 +19,7 @@ __all__ = ["SHAPES", "Graphs"]
 logger = logging.getLogger(__name__)
 
 _TOKENS = (256, 512, 1024, 2048, 4096, 8192, 16384)
-_SEGMENTS = (8, 32, 128)
+_SEGMENTS = (8, 32, 128, 512)
 # From small to large; pairs of less than 16 tokens on average are not worth shapes of their own.
 SHAPES = tuple(Shape(tokens, n) for tokens in _TOKENS for n in _SEGMENTS if tokens >= 16 * n)
 

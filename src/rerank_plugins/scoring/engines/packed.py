@@ -25,6 +25,7 @@ from rerank_plugins.scoring.engines.base import Collect, free_cached_memory
 from rerank_plugins.scoring.engines.batches import PackedBatch, Shape, pack
 from rerank_plugins.scoring.engines.bert import BertLayer, BertNetwork
 from rerank_plugins.scoring.engines.graphs import Graphs
+from rerank_plugins.scoring.engines.operators import PLAIN, Operators
 from rerank_plugins.scoring.pairs import EncodedPairs
 
 __all__ = ["PackedEngine", "PackedNetwork"]
@@ -37,14 +38,21 @@ class PackedNetwork(nn.Module):
         network: The network; its layers are used as they are. In the last layer keys and values are computed:
             absorbing them pays where batches are padded, here it would need the queries once a token.
         attention: Makes the attention of a batch.
+        operators: What surrounds attention.
     """
 
     keys_values: Tensor
 
-    def __init__(self, network: BertNetwork, attention: Callable[[Segments], Attention]) -> None:
+    def __init__(
+        self,
+        network: BertNetwork,
+        attention: Callable[[Segments], Attention],
+        operators: Operators = PLAIN,
+    ) -> None:
         super().__init__()
         self._network = network
         self._attend = attention
+        self._operators = operators
         last = network.encoder.last
         values = last.value.transpose(1, 2)
         self.register_buffer("keys_values", torch.cat([last.key, values]).flatten(0, 1).contiguous())
@@ -59,11 +67,12 @@ class PackedNetwork(nn.Module):
         types = segments.positions >= boundaries[segments.owners]
         rows = types * places + segments.positions
         # What is nobody's token may be anywhere.
-        x = encoder.embeddings.look_up(ids, rows.clamp(max=len(encoder.embeddings.places) - 1))
+        rows = rows.clamp(max=len(encoder.embeddings.places) - 1)
+        x = self._operators.look_up(encoder.embeddings, ids, rows)
         for layer in cast("Iterable[BertLayer]", encoder.layers):
             # Queries, keys and values have no names, which would keep them in memory to the layer's end.
             mixed = attention.all(*layer.qkv(x).view(len(x), 3, layer.heads, -1).unbind(1))
-            x = layer.feed_forward(x, mixed.flatten(1))
+            x = self._operators.feed_forward(layer, x, mixed.flatten(1))
         logits: Tensor = self._network.head(self._last(x, segments, attention)).squeeze(-1)
         return logits
 
@@ -74,8 +83,8 @@ class PackedNetwork(nn.Module):
         q = layer.query(cls).view(len(cls), layer.heads, -1)
         k, v = F.linear(x, self.keys_values).view(len(x), 2, layer.heads, -1).unbind(1)
         # The key's bias drops out of the softmax, and the value's passes through it.
-        y: Tensor = layer.feed_forward(cls, attention.firsts(q, k, v).flatten(1) + layer.value_bias)
-        return y
+        mixed = attention.firsts(q, k, v).flatten(1) + layer.value_bias
+        return self._operators.feed_forward(layer, cls, mixed)
 
 
 class PackedEngine:
@@ -87,6 +96,7 @@ class PackedEngine:
         attention: Makes the attention of a batch; see `choose_attention`.
         graphs: `"lazy"` captures a shape when it is first needed, `"load"` all of them now, `"off"` none.
             Needs `VarlenAttention`: the other's shapes depend on the batch.
+        operators: What surrounds attention; see `choose_operators`.
     """
 
     name = "torch"
@@ -98,10 +108,11 @@ class PackedEngine:
         attention: Callable[[Segments], Attention],
         *,
         graphs: str = "off",
+        operators: Operators = PLAIN,
     ) -> None:
         # Where attention pads, a batch's memory goes by its padded tokens, and so must its plan.
         self.pads = attention is PaddedAttention
-        self._network = PackedNetwork(network, attention).to(device)
+        self._network = PackedNetwork(network, attention, operators).to(device)
         self._weights: int = sum(part.nbytes for part in self._network.state_dict().values())
         self._streams = _Streams.take(device) if device.type == "cuda" else None
         self.ahead = 1 if self._streams else 0

@@ -31,7 +31,7 @@ def cuda_dtype() -> tuple[str, str]:
     for float16, 0.021 for bfloat16 (benchmarks/accuracy.py --queries 1). A model whose activations
     overflow float16 is refused by the check of its logits.
     """
-    return "float16", "auto: as fast as bfloat16 on CUDA, and closer to float32"
+    return "float16", "auto: on an H200 as fast as bfloat16 within a twentieth, and closer to float32"
 
 
 def tf32_note() -> str:

@@ -1,0 +1,106 @@
+"""The GPU's tables, for render.py, from what benchmarks/cuda.py and benchmarks/kernels.py wrote."""
+
+import json
+import statistics
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+Table = Callable[[Iterable[str], Iterable[Iterable[object]]], str]
+
+
+def read(name: str) -> dict[str, Any]:
+    """Return one result file."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return found
+
+
+def blocks(table: Table) -> dict[str, Callable[..., str]]:
+    """Return the blocks by name, made with a function that writes tables."""
+
+    def cuda(name: str) -> str:
+        """Strings to scores: each of ours, and the best of the peers in the same rounds."""
+        lines = []
+        for row in read(name)["summary"]:
+            (results,) = read(name)["runs"][f"{row['model']}, {row['lengths']}"]["results"].values()
+            rates = {one["name"]: one["rounds"] for one in results}
+            theirs = rates[row["best peer"]]
+            cells = [row["model"].removeprefix("ms-marco-"), row["lengths"]]
+            for dtype in ("float32", "bfloat16", "float16"):
+                ours = rates[f"rerank-plugins torch:{dtype}"]
+                times = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+                cells.append(f"{statistics.median(ours):,.0f} ({times:.1f}x)")
+            peer = row["best peer"].removeprefix("sentence-transformers").strip() or "fp32"
+            cells.append(f"{row['its docs/s']:,.0f} ({peer})")
+            lines.append([*cells, f"{row['another card: V100, model card']:,}"])
+        head = ["model", "lengths", "ours, float32", "bfloat16", "float16", "best of sentence-transformers"]
+        return table([*head, "another card: V100, by the model card"], lines)
+
+    def cuda_runs(name: str, *words: str) -> str:
+        """The rows of the runs whose names hold some words."""
+        wanted = " ".join(words)
+        lines = [
+            [
+                f"{run.removeprefix('ms-marco-')}, {candidates}",
+                row["name"],
+                f"{row['docs_per_second']:,.0f}",
+                f"{row['p50_ms']:,.2f}",
+                f"{row['p99_ms']:,.2f}",
+                f"{row['ratio']:.1f}",
+            ]
+            for run, report in read(name)["runs"].items()
+            if wanted in run
+            for candidates, rows in report["results"].items()
+            for row in rows
+        ]
+        head = ["run, candidates", "", "docs/s", "p50 ms", "p99 ms", "times sentence-transformers in float32"]
+        return table(head, lines)
+
+    def cuda_floor(name: str) -> str:
+        """The arithmetic's floor, and what was measured."""
+        lines = [
+            [
+                row["precision"],
+                row["lengths"],
+                f"{row['floor ms']:.1f}",
+                f"{row['from ids ms']:.1f}",
+                f"{row['share of peak']:.0%}",
+            ]
+            for row in read(name)["floor"]
+        ]
+        head = ["precision", "lengths", "floor, ms", "from token ids, ms", "of the card's matmul rate"]
+        return table(head, lines)
+
+    def cuda_parity(name: str) -> str:
+        """How far logits are apart."""
+        lines = [
+            [row["model"].removeprefix("ms-marco-"), row["precision"]]
+            + [f"{row[key]:.1e}" for key in ("from transformers", "alone", "shuffled")]
+            for row in read(name)["parity"]
+        ]
+        head = ["model", "precision", "from transformers' float32", "alone, from in a batch", "shuffled"]
+        return table(head, lines)
+
+    def kernels(dtype: str) -> str:
+        """What surrounds attention, written in several ways."""
+        lines = [
+            [
+                row["variant"],
+                f"{row['ms']:.2f}",
+                f"{row['share of peak']:.0%}",
+                f"{row['distance to float32']:.4f}",
+            ]
+            for row in read("kernels")[dtype]
+        ]
+        head = [dtype, "ms", "of the card's matmul rate", "largest distance to float32, bundled model"]
+        return table(head, lines)
+
+    return {
+        "cuda": cuda,
+        "cuda_runs": cuda_runs,
+        "cuda_floor": cuda_floor,
+        "cuda_parity": cuda_parity,
+        "kernels": kernels,
+    }
