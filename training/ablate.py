@@ -1,6 +1,6 @@
 """What each part of the recipe is worth: the same small training, without one part at a time.
 
-    python training/ablate.py --work training/work --steps 150
+    python training/ablate.py --work training/work --steps 200
 
 Runs on the passages, queries and lists that `run.py` left in `--work`. Each variant takes the same number
 of steps from the same start and is measured on the same held-out queries. Finished variants are kept, so the
@@ -20,7 +20,6 @@ import typer
 from config import Config, read_config
 from files import read_rows, write_rows
 from measure import by_source, choose_held_out
-from teach import teach
 from train import make_trainer
 
 logger = logging.getLogger("ablate")
@@ -39,19 +38,23 @@ def variants(config: Config) -> dict[str, Config]:
     }
 
 
-def lists_for(
-    config: Config, recipe: Config, without: str | None, work: Path, folder: Path, threads: int
-) -> None:
+def lists_for(config: Config, recipe: Config, without: str | None, work: Path, folder: Path) -> None:
     """Put a variant's lists and passages into its folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    for path in (work / "passages.jsonl", work / "queries.jsonl", work / "encoded"):
-        (folder / path.name).unlink(missing_ok=True)
-        (folder / path.name).symlink_to(path.resolve())
-    if config.teach.hard != recipe.teach.hard:
-        teach(folder, config.teach, config.seed, threads)
-        return
+    (folder / "passages.jsonl").unlink(missing_ok=True)
+    (folder / "passages.jsonl").symlink_to((work / "passages.jsonl").resolve())
     rows = read_rows(work / "lists.jsonl")
+    if config.teach.hard != recipe.teach.hard:
+        rows = [row if row["held_out"] else without_hard(row, 2 * recipe.teach.hard) for row in rows]
+        rows = [row for row in rows if len(row["passages"]) > 1]
     write_rows(folder / "lists.jsonl", (r for r in rows if r["held_out"] or r["source"] != without))
+
+
+def without_hard(row: dict[str, Any], hard: int) -> dict[str, Any]:
+    """Leave out a list's hard negatives, which come right behind its positive."""
+    first = int(row["labelled"])
+    kept = {name: row[name][:first] + row[name][first + hard :] for name in ("passages", "teacher")}
+    return row | kept
 
 
 def teacher_figures(work: Path, queries: int) -> dict[str, float]:
@@ -63,27 +66,32 @@ def teacher_figures(work: Path, queries: int) -> dict[str, float]:
 def main(
     config: Annotated[Path, typer.Option(help="Settings.")] = Path("training/config.toml"),
     work: Annotated[Path, typer.Option(help="Work folder of run.py.")] = Path("training/work"),
-    steps: Annotated[int, typer.Option(help="Steps of each variant.")] = 150,
+    steps: Annotated[int, typer.Option(help="Steps of each variant.")] = 200,
+    lists: Annotated[int | None, typer.Option(help="Queries a step; default: the settings'.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    device: Annotated[str, typer.Option(help="Where they train: cpu or cuda.")] = "cpu",
+    only: Annotated[str, typer.Option(help="Names of variants, by comma; all by default.")] = "",
     output: Annotated[Path, typer.Option(help="Where to write the table.")] = Path("training/ablations.json"),
 ) -> None:
     """Train every variant and write its held-out nDCG@10."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     settings = read_config(config)
-    short = replace(settings.train, steps=steps, evaluate_every=10**9, decay=0.5)
+    lists = lists or settings.train.lists
+    short = replace(settings.train, steps=steps, lists=lists, evaluate_every=10**9, decay=0.5)
     settings = replace(settings, train=short)
     table: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
     table["teacher"] = teacher_figures(work, short.evaluate_queries)
     runs = [(name, variant, None) for name, variant in variants(settings).items()]
     runs += [(f"without {source}", settings, source) for source in settings.prepare.queries]
     for name, variant, without in runs:
-        if name in table:
+        if name in table or (only and name not in only.split(",")):
             continue
         folder = work / "ablations" / name.replace(" ", "-")
-        lists_for(variant, settings, without, work, folder, threads)
-        table[name] = make_trainer(folder, folder, variant, threads).run()
+        lists_for(variant, settings, without, work, folder)
+        table[name] = make_trainer(folder, folder, variant, threads, device).run()
         shutil.rmtree(folder)
-        output.write_text(json.dumps({"steps": steps} | table, indent=2) + "\n")
+        facts = {"steps": steps, "lists": lists, "device": device, "queries": short.evaluate_queries}
+        output.write_text(json.dumps(facts | table, indent=2) + "\n")
         logger.info("%s: %s", name, table[name])
 
 

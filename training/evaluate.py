@@ -36,12 +36,13 @@ def main(
     depth: Annotated[int, typer.Option(help="Candidates a query.")] = 100,
     queries: Annotated[int | None, typer.Option(help="Only the first queries of each set.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens read of a pair.")] = None,
+    device: Annotated[str, typer.Option(help="Where to score.")] = "cpu",
     output: Annotated[Path | None, typer.Option(help="Where to write the figures.")] = None,
 ) -> None:
     """Print nDCG@10 before and after reranking BM25's top."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     figures: dict[str, Any] = {}
-    with CrossEncoderScorer(model, device="cpu", max_length=max_length) as scorer:
+    with CrossEncoderScorer(model, device=device, max_length=max_length) as scorer:
         for name in sets.split(","):
             found = evaluate(load(data, name, depth).limit(queries), {model: scorer}, depths=(depth,))
             best = found.best.comparison
@@ -58,6 +59,8 @@ def main(
             "measure": MEASURE,
             "first_stage": f"BM25 top {depth}",
             "max_length": scorer.info.max_length,
+            "device": scorer.info.device,
+            "precision": scorer.info.dtype,
             "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         }
         output.write_text(json.dumps(facts | figures, indent=2) + "\n")

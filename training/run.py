@@ -28,6 +28,7 @@ def main(
     work: Annotated[Path, typer.Option(help="Folder of what is made on the way.")] = Path("training/work"),
     output: Annotated[Path | None, typer.Option(help="Folder to export to; default: WORK/export.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    device: Annotated[str, typer.Option(help="Where the student trains: cpu or cuda.")] = "cpu",
 ) -> None:
     """Prepare, teach, train, export."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -36,7 +37,7 @@ def main(
         prepare(data, work, settings.prepare, settings.seed)
     if not (work / "lists.jsonl").exists():
         teach(work, settings.teach, settings.seed, threads)
-    figures = make_trainer(work, work, settings, threads).run()
+    figures = make_trainer(work, work, settings, threads, device).run()
     (work / "held-out.json").write_text(json.dumps(figures, indent=2) + "\n")
     export(work / "model", work, output or work / "export")
 

@@ -10,6 +10,8 @@ run with more steps goes on.
 import logging
 import random
 import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,10 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import BertForSequenceClassification
 
-from bert import Stream, cross_encode, in_threads, score_pairs
+from bert import Stream, cross_encode, half_precision, in_threads, score_pairs
 from config import Config, TrainConfig
 from files import read_rows
 from measure import by_source, choose_held_out
@@ -29,6 +32,8 @@ logger = logging.getLogger("train")
 
 CHECKPOINT_SECONDS = 180
 LOG_EVERY = 20
+NEVER = -1e4  # the logit of a passage that is not there
+LISTS_AT_ONCE = {"cpu": 1, "cuda": 8}  # whose gradients are computed together
 
 
 def rate(step: int, config: TrainConfig) -> float:
@@ -66,6 +71,21 @@ def target(row: dict[str, Any], scale: float, label: float) -> Tensor:
     return logits.softmax(-1)
 
 
+@dataclass(frozen=True)
+class Group:
+    """Lists whose gradients are computed together.
+
+    Attributes:
+        stream: Their pairs.
+        sizes: How many pairs each list has.
+        targets: Probabilities [lists, most pairs], 0 behind a list's last.
+    """
+
+    stream: Stream
+    sizes: list[int]
+    targets: Tensor
+
+
 @dataclass
 class Trainer:
     """A model, its data, and how far it has come."""
@@ -78,6 +98,7 @@ class Trainer:
     config: Config
     output: Path
     threads: int
+    device: torch.device
     step: int = 0
 
     def __post_init__(self) -> None:
@@ -93,31 +114,42 @@ class Trainer:
         ]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
 
-    def learn(self) -> tuple[float, int]:
-        """Take one step; return its mean divergence and how many pairs it had."""
-        settings = self.config.train
-        drawn = draw(self.lists, self.step, settings, self.config.seed)
-        total, gradients = 0.0, None
-        # The longest first, so that no thread ends late.
+    def groups(self, step: int) -> list[Group]:
+        """Return a step's lists in groups of like length, the longest first, so that no thread ends late."""
+        drawn = draw(self.lists, step, self.config.train, self.config.seed)
         drawn.sort(key=lambda row: -sum(len(self.passages[i]) for i in row["passages"]))
-        for loss, new in in_threads(self._gradients, drawn, self.threads):
-            total += loss / len(drawn)
+        size = LISTS_AT_ONCE[self.device.type]
+        return [self._group(drawn[first : first + size]) for first in range(0, len(drawn), size)]
+
+    def _group(self, rows: Sequence[dict[str, Any]]) -> Group:
+        pairs = [(row["query"], self.passages[i]) for row in rows for i in row["passages"]]
+        stream = Stream.of(self.tokenizer.encode_batch(pairs)).to(self.device)
+        teach = self.config.teach
+        targets = pad_sequence([target(row, teach.scale, teach.label) for row in rows], batch_first=True)
+        return Group(stream, [len(row["passages"]) for row in rows], targets.to(self.device))
+
+    def learn(self, groups: Sequence[Group]) -> tuple[float, int]:
+        """Take one step; return its mean divergence and how many pairs it had."""
+        total, gradients = 0.0, None
+        for loss, new in in_threads(self._gradients, groups, self.threads):
+            total += loss
             gradients = new if gradients is None else [a.add_(b) for a, b in zip(gradients, new, strict=True)]
+        lists = sum(len(group.sizes) for group in groups)
         for parameter, gradient in zip(self.learning, gradients or [], strict=True):
-            parameter.grad = gradient / len(drawn)
+            parameter.grad = gradient / lists
         torch.nn.utils.clip_grad_norm_(self.learning, 1.0)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["base"] * rate(self.step, settings)
+            group["lr"] = group["base"] * rate(self.step, self.config.train)
         self.optimizer.step()
         self.step += 1
-        return total, sum(len(row["passages"]) for row in drawn)
+        return total / lists, sum(sum(group.sizes) for group in groups)
 
-    def _gradients(self, row: dict[str, Any]) -> tuple[float, list[Tensor]]:
-        """Return the Kullback-Leibler divergence of the student from one list's target, and its gradients."""
-        pairs = [(row["query"], self.passages[i]) for i in row["passages"]]
-        logits = cross_encode(self.model, Stream.of(self.tokenizer.encode_batch(pairs)))
-        wanted = target(row, self.config.teach.scale, self.config.teach.label)
-        loss = torch.nn.functional.kl_div(logits.log_softmax(-1), wanted, reduction="sum")
+    def _gradients(self, group: Group) -> tuple[float, list[Tensor]]:
+        """Return the sum of the Kullback-Leibler divergences from a group's targets, and its gradients."""
+        with half_precision(self.device):
+            logits = cross_encode(self.model, group.stream)
+        logits = pad_sequence(logits.split(group.sizes), batch_first=True, padding_value=NEVER)
+        loss = torch.nn.functional.kl_div(logits.log_softmax(-1), group.targets, reduction="sum")
         return loss.item(), list(torch.autograd.grad(loss, self.learning))
 
     def evaluate(self) -> dict[str, float]:
@@ -147,7 +179,7 @@ class Trainer:
             path = self.output / name
             if not path.exists():
                 continue
-            state = torch.load(path, weights_only=True)
+            state = torch.load(path, weights_only=True, map_location=self.device)
             if state["fell"] and state["steps"] != self.config.train.steps:
                 continue  # its rate fell for another end
             self.model.load_state_dict(state["model"])
@@ -160,12 +192,12 @@ class Trainer:
         """Take the remaining steps; return the last figures."""
         settings = self.config.train
         average, pairs, started, saved = 0.0, 0, time.monotonic(), time.monotonic()
-        while self.step < settings.steps:
+        for groups in ahead(self.groups, self.step, settings.steps):
             if self.step % settings.evaluate_every == 0:
                 self.evaluate()
             if falling(self.step, settings) and not falling(self.step - 1, settings):
                 self.save("stable.pt")
-            loss, count = self.learn()
+            loss, count = self.learn(groups)
             pairs += count
             average = average + 0.03 * (loss - average) if average else loss
             if self.step % LOG_EVERY == 0:
@@ -181,7 +213,24 @@ class Trainer:
         return self.evaluate()
 
 
-def make_trainer(work: Path, output: Path, config: Config, threads: int) -> Trainer:
+def ahead(make: Callable[[int], Any], first: int, end: int) -> Iterator[Any]:
+    """Yield `make(step)` for the steps from `first` to `end`, each made while the one before is used."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(make, first) if first < end else None
+        for step in range(first, end):
+            assert coming is not None  # noqa: S101 - there was a step to make
+            ready = coming.result()
+            coming = pool.submit(make, step + 1) if step + 1 < end else None
+            yield ready
+
+
+def make_trainer(
+    work: Path,
+    output: Path,
+    config: Config,
+    threads: int,
+    device: str = "cpu",
+) -> Trainer:
     """Return a trainer on the lists in `work` that writes into `output`, where it goes on if it can.
 
     Raises:
@@ -189,20 +238,22 @@ def make_trainer(work: Path, output: Path, config: Config, threads: int) -> Trai
     """
     settings = config.train
     torch.manual_seed(config.seed)  # the new head's weights
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it plans every new shape anew, and each step has one
     output.mkdir(parents=True, exist_ok=True)
     lists = read_rows(work / "lists.jsonl")
     if sum(not row["held_out"] for row in lists) < settings.lists:
         msg = f"{work / 'lists.jsonl'} must have {settings.lists} lists to learn from: give more data"
         raise ValueError(msg)
     trainer = Trainer(
-        model=start_model(settings.start, settings.layers, settings.frozen).train(),
+        model=start_model(settings.start, settings.layers, settings.frozen).train().to(device),
         tokenizer=load_tokenizer(settings.start, settings.max_tokens),
         passages=[row["text"] for row in read_rows(work / "passages.jsonl")],
         lists=[row for row in lists if not row["held_out"]],
         tests=choose_held_out(lists, settings.evaluate_queries),
         config=config,
         output=output,
-        threads=threads,
+        threads=threads if device == "cpu" else 1,
+        device=torch.device(device),
     )
     trainer.resume()
     return trainer

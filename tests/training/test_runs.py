@@ -73,8 +73,8 @@ def test_an_interrupted_run_ends_where_the_whole_run_ends(work: Path, tmp_path: 
     start = {name: tensor.clone() for name, tensor in whole.model.state_dict().items()}
     whole.run()
     first = make_trainer(work, tmp_path / "parts", SETTINGS, threads=2)
-    for _ in range(2):
-        first.learn()
+    for step in range(2):
+        first.learn(first.groups(step))
     first.save("checkpoint.pt")
     second = make_trainer(work, tmp_path / "parts", SETTINGS, threads=2)
     assert second.step == 2
@@ -126,7 +126,8 @@ def test_each_variant_is_trained_and_measured_on_the_same_queries(work: Path, tm
     output.write_text(json.dumps({"without pairs": {"mean": 0.5}}))  # no list would be left
     ablate.main(config=settings, work=work, steps=1, threads=2, output=output)
     table = json.loads(output.read_text())
-    assert table.pop("steps") == 1
+    facts = {name: table.pop(name) for name in ("steps", "lists", "device", "queries")}
+    assert facts == {"steps": 1, "lists": 2, "device": "cpu", "queries": 210}
     assert table.pop("without pairs") == {"mean": 0.5}, "what is there is kept"
     assert table.keys() == {
         *("teacher", "recipe", "labels only", "teacher only", "without hard negatives", "without other")
