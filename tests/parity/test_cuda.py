@@ -43,7 +43,7 @@ def test_logits_are_the_cpus_within_the_precisions_bound(
 def test_what_was_chosen_is_told(tiny: Path) -> None:
     with CrossEncoderScorer(str(tiny), device="cuda") as scorer:
         assert scorer.info.dtype == "float16"
-        assert {"attention", "graphs", "dtype"} <= scorer.info.reasons.keys()
+        assert {"attention", "operators", "graphs", "dtype"} <= scorer.info.reasons.keys()
     with CrossEncoderScorer(str(tiny), device="cuda", dtype="float32") as scorer:
         assert "tf32" in scorer.info.reasons
 

@@ -9,6 +9,7 @@ import torch
 
 import ablate
 import adapt
+import train
 from config import Config, PrepareConfig, TeachConfig, TrainConfig
 from files import read_rows, write_rows
 from prepare import collect
@@ -83,6 +84,27 @@ def test_an_interrupted_run_ends_where_the_whole_run_ends(work: Path, tmp_path: 
     assert any(not torch.equal(start[name], tensor) for name, tensor in ends[0].items())
     for name, tensor in ends[0].items():
         assert torch.allclose(tensor, ends[1][name], atol=1e-4), name
+
+
+def test_lists_together_teach_what_they_teach_one_by_one(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(name: str, at_once: int) -> tuple[float, int, list[torch.Tensor]]:
+        monkeypatch.setitem(train.LISTS_AT_ONCE, "cpu", at_once)
+        trainer = make_trainer(work, tmp_path / name, SETTINGS, threads=2)
+        trainer.lists[0] = trainer.lists[0] | {
+            key: trainer.lists[0][key][:2] for key in ("passages", "teacher")
+        }  # lists need not be of one size
+        groups = trainer.groups(0)
+        assert len(groups) == -(-SETTINGS.train.lists // at_once)
+        divergence, pairs = trainer.learn(groups)
+        return divergence, pairs, [parameter.grad for parameter in trainer.learning]
+
+    single, together = step("single", 1), step("together", SETTINGS.train.lists)
+    assert together[0] == pytest.approx(single[0], abs=1e-5)
+    assert together[1] == single[1]
+    for one, other in zip(single[2], together[2], strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
 
 
 def test_more_steps_go_on_from_before_the_rate_fell(work: Path, tmp_path: Path) -> None:

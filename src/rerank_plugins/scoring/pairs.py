@@ -287,11 +287,11 @@ class PairEncoder:
         self, texts: list[str], digests: Mapping[str, bytes] | None = None
     ) -> tuple[dict[str, bytes], int]:
         """Return the ids of each text, and how many texts were known."""
-        if not self._cache.enabled:
-            refuse_surrogates(texts)
-            return dict(zip(texts, self._texts.ids(texts, self.max_length), strict=True)), 0
         if digests is None:
             refuse_surrogates(texts)
+        if not self._cache.enabled:
+            return dict(zip(texts, self._texts.ids(texts, self.max_length), strict=True)), 0
+        if digests is None:
             digests = {text: digest(text) for text in texts}
         keys = [digests[text] for text in texts]
         known = self._cache.find(keys)
