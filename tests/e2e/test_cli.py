@@ -277,4 +277,4 @@ def test_trec_dl_2019_is_clearly_better_than_bm25(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     qrels = list(ir_measures.read_trec_qrels(str(SHARED / "data" / "trec-dl" / "qrels.dl19-passage.txt")))
     scored = list(ir_measures.read_trec_run(str(output)))
-    assert ir_measures.calc_aggregate([nDCG @ 10], qrels, scored)[nDCG @ 10] > 0.58
+    assert ir_measures.calc_aggregate([nDCG @ 10], qrels, scored)[nDCG @ 10] > 0.62

@@ -27,8 +27,8 @@ def cpu_dtype() -> tuple[str, str]:
 def cuda_dtype() -> tuple[str, str]:
     """Return the default precision on CUDA, and why.
 
-    The distance to float32 was measured on CPU, with the bundled model on the demo's passages: 0.002 at most
-    for float16, 0.021 for bfloat16 (benchmarks/accuracy.py --queries 1). A model whose activations
+    The distance to float32 was measured on CPU, with the bundled model on the demo's passages: 0.003 at most
+    for float16, 0.024 for bfloat16 (benchmarks/accuracy.py --queries 1). A model whose activations
     overflow float16 is refused by the check of its logits.
     """
     return "float16", "auto: on an H200 as fast as bfloat16 within a twentieth, and closer to float32"
