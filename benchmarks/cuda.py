@@ -403,7 +403,7 @@ def measure(size: Size, output: Path | None = None, *, part: str = "all") -> Non
     with tempfile.TemporaryDirectory() as folder:
         model = checkpoint(size.members[-1], Path(folder))
         with CrossEncoderScorer(model, device=size.device) as scorer:
-            found["info"] = asdict(scorer.info)
+            found["info"] = asdict(scorer.info) | {"model": size.members[-1]}
             console.print(scorer.info.reasons)
         if part != "checks":
             found["floor"] = guarded(measure_floor, model, size)
