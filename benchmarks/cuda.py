@@ -363,18 +363,16 @@ def summary(runs: dict[str, Any], size: Size) -> list[Row]:
 
 
 def show(console: Console, title: str, findings: Any) -> None:
-    """Print findings, rows as a table."""
+    """Print findings, rows as a table; rows may lack columns that others have."""
     console.print(f"\n[bold]{title}[/]")
     if not isinstance(findings, list) or not findings:
         console.print(findings)
         return
-    table = Table()
-    for column in findings[0]:
-        table.add_column(column)
+    columns = list(dict.fromkeys(name for row in findings for name in row))
+    table = Table(*columns)
     for row in findings:
-        table.add_row(
-            *(f"{value:,.4g}" if isinstance(value, float) else str(value) for value in row.values())
-        )
+        values = (row.get(column, "") for column in columns)
+        table.add_row(*(f"{value:,.4g}" if isinstance(value, float) else str(value) for value in values))
     console.print(table)
 
 

@@ -17,17 +17,15 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from cuda import checkpoint, show
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from rerank_plugins import CrossEncoderScorer, ScorerSettings
 from rerank_plugins.bench.flops import matmul_peak, needed_flops
-from rerank_plugins.bench.models import make_random_checkpoint
 from rerank_plugins.bench.workload import LENGTHS, make_topics
 from rerank_plugins.demo.data import load_passages, load_queries
-from rerank_plugins.scoring import family
 from rerank_plugins.scoring.engines.attention import choose_attention
 from rerank_plugins.scoring.engines.batches import pack
 from rerank_plugins.scoring.engines.bert import BertLayer, BertNetwork
@@ -145,9 +143,7 @@ def milliseconds(work: Callable[[], Any], device: torch.device) -> float:
 
 def compare(folder: Path, dtype: torch.dtype, device: torch.device, tokens: int) -> list[dict[str, Any]]:
     """Return time, share of the card's rate, and distance to float32 of every variant."""
-    shape = family.find(MEMBER)
-    assert shape is not None  # noqa: S101 - a name of ours
-    model = str(make_random_checkpoint(shape, folder / f"model-{dtype}"))
+    model = checkpoint(MEMBER, folder)
     pairs = encode(model, make_topics(LENGTHS["msmarco"], queries=1, candidates=tokens // 60, seed=1))
     pairs = pairs.take(np.flatnonzero(np.cumsum(pairs.lengths) <= tokens))
     batch = Batch(pairs, device)
@@ -209,12 +205,10 @@ def products(dtype: torch.dtype, device: torch.device, tokens: int) -> list[dict
 
 def where_it_goes(folder: Path, dtype: torch.dtype, device: torch.device) -> str:
     """Return the time of one batch by kernel, as shipped."""
-    pairs = encode(
-        str(folder / f"model-{dtype}"), make_topics(LENGTHS["msmarco"], queries=1, candidates=800, seed=2)
-    )
+    pairs = encode(str(folder / MEMBER), make_topics(LENGTHS["msmarco"], queries=1, candidates=800, seed=2))
     batch = Batch(pairs, device)
     shipped, _ = choose_operators(device, dtype, "gelu")
-    network = make(load(str(folder / f"model-{dtype}"), dtype, device), shipped, fp8=False)
+    network = make(load(str(folder / MEMBER), dtype, device), shipped, fp8=False)
     batch.run(network)
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
         batch.run(network)
@@ -223,18 +217,6 @@ def where_it_goes(folder: Path, dtype: torch.dtype, device: torch.device) -> str
     order = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     table: str = profiler.key_averages().table(sort_by=order, row_limit=18, max_name_column_width=60)
     return table
-
-
-def show(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
-    """Print rows as a table."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    table = Table(title=title)
-    for column in columns:
-        table.add_column(column)
-    for row in rows:
-        values = (row.get(column, "") for column in columns)
-        table.add_row(*(f"{value:,.4g}" if isinstance(value, float) else str(value) for value in values))
-    console.print(table)
 
 
 def main(

@@ -344,7 +344,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "serving": serving,
     "quality": quality,
     "calibration": calibration,
-    **render_cuda.blocks(table),
+    **render_cuda.blocks(table, read),
 }
 
 

@@ -1,24 +1,14 @@
 """The GPU's tables, for render.py, from what benchmarks/cuda.py and benchmarks/kernels.py wrote."""
 
-import json
 import statistics
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
-
-RESULTS = Path(__file__).parent / "results"
 
 Table = Callable[[Iterable[str], Iterable[Iterable[object]]], str]
 
 
-def read(name: str) -> dict[str, Any]:
-    """Return one result file."""
-    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return found
-
-
-def blocks(table: Table) -> dict[str, Callable[..., str]]:
-    """Return the blocks by name, made with a function that writes tables."""
+def blocks(table: Table, read: Callable[[str], dict[str, Any]]) -> dict[str, Callable[..., str]]:
+    """Return the blocks by name, made with functions that write a table and read a result file."""
 
     def cuda(name: str) -> str:
         """Strings to scores: each of ours, and the best of the peers in the same rounds."""

@@ -216,12 +216,14 @@ class Trainer:
 def ahead(make: Callable[[int], Any], first: int, end: int) -> Iterator[Any]:
     """Yield `make(step)` for the steps from `first` to `end`, each made while the one before is used."""
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(make, first) if first < end else None
+        ready = None
         for step in range(first, end):
-            assert coming is not None  # noqa: S101 - there was a step to make
-            ready = coming.result()
-            coming = pool.submit(make, step + 1) if step + 1 < end else None
-            yield ready
+            coming = pool.submit(make, step)
+            if ready is not None:
+                yield ready.result()
+            ready = coming
+        if ready is not None:
+            yield ready.result()
 
 
 def make_trainer(

@@ -24,7 +24,7 @@ __all__ = ["EncodedPairs", "PairEncoder", "PairTemplate"]
 
 IntArray = NDArray[np.int32]
 
-# What an entry of the token cache costs besides its ids: key, array header, links (measured).
+# What an entry of the token cache costs besides its ids, at most: key, header, links (measured with arrays).
 _ENTRY_BYTES = 400
 _UNKNOWN = b"?"  # no ids are of this length
 # Long texts whose offsets are at hand at once: they take far more memory than ids.
@@ -191,7 +191,7 @@ class PairEncoder:
         tokens, cached = self._tokens(texts, digests)
         suffix = self.template.suffix.tobytes()
         heads = {query: self._head(tokens[query]) for query in {query for query, _ in pairs}}
-        rooms = {query: self.max_length * ID_BYTES - len(head) - len(suffix) for query, head in heads.items()}
+        rooms = {query: self._room(head) * ID_BYTES for query, head in heads.items()}
         pieces: list[bytes] = []
         for query, document in pairs:
             pieces += (heads[query], tokens[document][: rooms[query]], suffix)
@@ -224,7 +224,7 @@ class PairEncoder:
             msg = f"overlap must be >= 0, size and most >= 1 or None, but got {overlap}, {size} and {most}"
             raise InvalidInputError(msg)
         tokens, _ = self._tokens(list(dict.fromkeys([query, *documents])))
-        room = self._room(tokens[query])
+        room = self._room(self._head(tokens[query]))
         room = min(room, size or room)
         # Ids tell what fits; only the rest needs offsets.
         long = [text for text in dict.fromkeys(documents) if _count(tokens[text]) > room]
@@ -241,7 +241,7 @@ class PairEncoder:
             InvalidInputError: If a text is not valid Unicode.
         """
         tokens, _ = self._tokens(list(dict.fromkeys([query, *documents])))
-        room = self._room(tokens[query])
+        room = self._room(self._head(tokens[query]))
 
         def extent(text: str, limit: int) -> Extent:
             if _count(tokens[text]) <= limit:
@@ -274,9 +274,9 @@ class PairEncoder:
                     (encoding,) = self._tokenizer.encode_batch([text], add_special_tokens=False)
                 yield Offsets.of(encoding)
 
-    def _room(self, query: bytes) -> int:
-        """Return how many tokens of a document fit beside a query."""
-        return self.max_length - _count(self._head(query)) - len(self.template.suffix)
+    def _room(self, head: bytes) -> int:
+        """Return how many tokens of a document fit behind a pair's head."""
+        return self.max_length - _count(head) - len(self.template.suffix)
 
     def _head(self, query: bytes) -> bytes:
         template = self.template
@@ -289,9 +289,6 @@ class PairEncoder:
         """Return the ids of each text, and how many texts were known."""
         if digests is None:
             refuse_surrogates(texts)
-        if not self._cache.enabled:
-            return dict(zip(texts, self._texts.ids(texts, self.max_length), strict=True)), 0
-        if digests is None:
             digests = {text: digest(text) for text in texts}
         keys = [digests[text] for text in texts]
         known = self._cache.find(keys)
