@@ -70,3 +70,22 @@ def test_sum_and_norm_in_triton_s_interpreter() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("gathers", [True, False])
+def test_kernels_compile_for_the_cards_they_are_for(capability: int, gathers: bool) -> None:
+    """The interpreter takes what the compiler refuses, such as annotations; compiling needs no card."""
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from rerank_plugins.scoring.engines.kernels import _add_norm
+
+    arrays = dict.fromkeys(("x", "y", "weight", "bias", "out"), "*fp16")
+    rows = {"x_rows": "*i32", "y_rows": "*i64"} if gathers else {"x_rows": "*fp16", "y_rows": "*fp16"}
+    constants = {"width": 384, "gathers": gathers, "ROWS": 4, "COLUMNS": 512}
+    types = arrays | rows | {"rows": "i32", "eps": "fp32"} | dict.fromkeys(constants, "constexpr")
+    source = ASTSource(_add_norm, {name: types[name] for name in _add_norm.arg_names}, constants)
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32))
+    assert f"sm_{capability}" in compiled.asm["ptx"]

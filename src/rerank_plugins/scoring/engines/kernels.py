@@ -8,8 +8,6 @@ precision rounds. No row depends on another. Measured on an H200: docs/performan
 Imported only where `choose_operators` finds Triton, which torch's CUDA builds for Linux bring.
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -24,22 +22,23 @@ _WARPS = 4
 
 
 # `rows` changes with every batch: were it specialised, kernels would be compiled in the middle of requests.
+# Triton reads annotations, and takes none but its own.
 @triton.jit(do_not_specialize=["rows"])  # type: ignore[untyped-decorator]
-def _add_norm(
-    x: Any,
-    y: Any,
-    x_rows: Any,
-    y_rows: Any,
-    weight: Any,
-    bias: Any,
-    out: Any,
-    rows: Any,
-    eps: Any,
+def _add_norm(  # type: ignore[no-untyped-def]
+    x,
+    y,
+    x_rows,
+    y_rows,
+    weight,
+    bias,
+    out,
+    rows,
+    eps,
     width: tl.constexpr,
     gathers: tl.constexpr,
-    ROWS: tl.constexpr,  # noqa: N803 - constants of a kernel are in capitals
-    COLUMNS: tl.constexpr,  # noqa: N803
-) -> None:
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     there = row < rows
     x_row, y_row = row, row
