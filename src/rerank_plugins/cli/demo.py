@@ -93,7 +93,8 @@ def _retrieve(passages: list[Passage], queries: list[Query]) -> list[list[Passag
     tokens = bm25s.tokenize(corpus, stopwords="en", show_progress=False)
     retriever.index(tokens, show_progress=False)
     questions = bm25s.tokenize([q.text for q in queries], stopwords="en", show_progress=False)
-    found, _ = retriever.retrieve(questions, k=_CANDIDATES, show_progress=False)
+    # By default bm25s takes JAX where it is installed, and that most of a GPU's memory.
+    found, _ = retriever.retrieve(questions, k=_CANDIDATES, show_progress=False, backend_selection="numpy")
     return [[passages[i] for i in ranks] for ranks in found]
 
 

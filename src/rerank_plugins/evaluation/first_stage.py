@@ -98,7 +98,12 @@ def _bm25s(topics: Topics, depth: int) -> list[list[Candidate]]:
     index = bm25s.BM25()
     index.index(bm25s.tokenize(texts, stopwords=_STOP_WORDS, show_progress=False), show_progress=False)
     queries = bm25s.tokenize([topic.query for topic in topics], stopwords=_STOP_WORDS, show_progress=False)
-    found, scores = index.retrieve(queries, k=min(depth, len(ids)), show_progress=False)
+    found, scores = index.retrieve(
+        queries,
+        k=min(depth, len(ids)),
+        show_progress=False,
+        backend_selection="numpy",  # JAX, where it is installed, would take most of a GPU's memory
+    )
     return [
         [
             Candidate(ids[i], texts[i], score)
