@@ -6,10 +6,9 @@ threads may share them.
 
 import hashlib
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
-
-from cachetools import LRUCache
 
 __all__ = ["ContentCache", "digest"]
 
@@ -28,45 +27,61 @@ def digest(text: str) -> bytes:
 class ContentCache(Generic[V]):
     """A bounded map from digests to values.
 
+    Our own, as `cachetools.LRUCache` took a third of the time that a call of known documents takes: it does
+    in Python, an item at a time, what `OrderedDict` does in C.
+
     Args:
         capacity: The sum of `size` over all values that is kept at most; 0 keeps nothing.
         size: What a value counts for; None: one each.
+
+    Attributes:
+        used: How much of the capacity is taken.
     """
 
     def __init__(self, capacity: int, size: Callable[[V], int] | None = None) -> None:
-        self._values: LRUCache[bytes, V] = LRUCache(capacity, getsizeof=size)
+        self._capacity = capacity
+        self._size: Callable[[V], int] = size or (lambda _: 1)
+        self._values: OrderedDict[bytes, V] = OrderedDict()
         self._lock = threading.Lock()
+        self.used = 0
 
     def find(self, keys: Sequence[bytes]) -> dict[bytes, V]:
         """Return what is known of `keys`."""
-        if not self.enabled:
+        values = self._values
+        if not values:
             return {}
         with self._lock:
-            return {key: self._values[key] for key in keys if key in self._values}
+            found = {key: values[key] for key in keys if key in values}
+            for key in found:
+                values.move_to_end(key)
+        return found
 
     def keep(self, items: Iterable[tuple[bytes, V]]) -> None:
         """Remember values; one that is larger than the whole cache is not."""
         if not self.enabled:
             return
+        values, size = self._values, self._size
         with self._lock:
             for key, value in items:
-                if self._values.getsizeof(value) <= self._values.maxsize:
-                    self._values[key] = value
+                if size(value) > self._capacity:
+                    continue
+                if key in values:
+                    self.used -= size(values.pop(key))
+                values[key] = value
+                self.used += size(value)
+            while self.used > self._capacity:
+                self.used -= size(values.popitem(last=False)[1])
 
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
             self._values.clear()
+            self.used = 0
 
     @property
     def enabled(self) -> bool:
         """Whether it keeps anything at all."""
-        return bool(self._values.maxsize)
-
-    @property
-    def used(self) -> int:
-        """How much of the capacity is taken."""
-        return int(self._values.currsize)
+        return bool(self._capacity)
 
     def __len__(self) -> int:
         return len(self._values)

@@ -8,6 +8,7 @@ is many times as fast as tokenising whole texts. Tokenizers of another kind get 
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ ID_BYTES = 4
 _MOST_WORDS = 2**17
 # Longer ones are seldom words, and seldom come back.
 _LONGEST_WORD = 32
+# New words that one thread of the tokenizer takes at a time.
+_WORDS_TOGETHER = 64
 
 
 def never_looks_across_spaces(tokenizer: Tokenizer) -> bool:
@@ -53,25 +56,26 @@ class TextTokenizer:
         rests = dict(enumerate(texts))
         # A word has one id or more, nearly always: so many words are enough, however long the text is.
         while rests:
-            heads = {i: text.split(" ", count) for i, text in rests.items()}
-            rests = {i: head.pop() for i, head in heads.items() if len(head) > count}
-            for i, ids in self._look_up(heads):
-                found[i] += ids
-            rests = {i: rest for i, rest in rests.items() if len(found[i]) < size}
+            # What is in here stays: to forget, another dict is made.
+            known, new = self._words, {}
+            # Text by text: the memory of one's words is still at hand for the next one's.
+            for i, text in rests.items():
+                words = text.split(" ", count)
+                rests[i] = words.pop() if len(words) > count else ""
+                try:
+                    found[i] += b"".join(map(known.__getitem__, words))
+                except KeyError:
+                    new[i] = words
+            # The new of all texts are learned together, which takes all cores.
+            fresh = self._learn(set().union(*new.values()).difference(known)) if new else {}
+            for i, words in new.items():
+                try:
+                    found[i] += b"".join(map(self._words.__getitem__, words))
+                except KeyError:  # too long to be remembered, or forgotten
+                    found[i] += b"".join([fresh[word] if word in fresh else known[word] for word in words])
+            rests = {i: rest for i, rest in rests.items() if rest and len(found[i]) < size}
             count *= 4
         return [ids[:size] for ids in found]
-
-    def _look_up(self, texts: dict[int, list[str]]) -> Iterator[tuple[int, bytes]]:
-        """Yield the ids of each list of words; the new among the words are learned together."""
-        known, new = self._words.__getitem__, {}
-        for i, words in texts.items():
-            try:
-                yield i, b"".join(map(known, words))
-            except KeyError:
-                new[i] = words
-        fresh = self._learn(set().union(*new.values()).difference(self._words)) if new else {}
-        for i, words in new.items():
-            yield i, self._join(words, fresh)
 
     def head(self, text: str, words: int) -> str:
         """Return the start of a text whose ids are the first of all: so many words, or the whole of it."""
@@ -85,21 +89,24 @@ class TextTokenizer:
     def _learn(self, words: Iterable[str]) -> dict[str, bytes]:
         """Return the ids of new words, and remember those that may come back."""
         new = list(words)
-        fresh = dict(zip(new, self._encode(new), strict=True))
+        fresh = dict(zip(new, self._encode_words(new), strict=True))
         if len(self._words) + len(fresh) > _MOST_WORDS:
-            self._words = {}  # what is frequent is soon back; other threads keep the dict they hold
+            # What is frequent came early.
+            self._words = dict(islice(self._words.items(), _MOST_WORDS // 2))
         self._words.update((word, ids) for word, ids in fresh.items() if len(word) <= _LONGEST_WORD)
         return fresh
-
-    def _join(self, words: list[str], fresh: dict[str, bytes]) -> bytes:
-        known = self._words
-        try:
-            return b"".join([fresh[word] if word in fresh else known[word] for word in words])
-        except KeyError:  # forgotten by another thread in between
-            (ids,) = self._encode([" ".join(words)])
-            return ids
 
     def _encode(self, texts: Sequence[str]) -> list[bytes]:
         # Rayon spreads a batch over the cores, outside the GIL; "fast" leaves out the offsets.
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int32).tobytes() for encoding in encodings]
+
+    def _encode_words(self, words: list[str]) -> Iterator[bytes]:
+        """Yield the ids of each word; together, as an encoding of its own costs more than a word."""
+        groups = [words[i : i + _WORDS_TOGETHER] for i in range(0, len(words), _WORDS_TOGETHER)]
+        encodings = self._tokenizer.encode_batch(groups, is_pretokenized=True, add_special_tokens=False)
+        for group, encoding in zip(groups, encodings, strict=True):
+            ids = np.array(encoding.ids, dtype=np.int32).tobytes()
+            counts = np.bincount(np.array(encoding.word_ids, dtype=np.int64), minlength=len(group))
+            ends = (np.cumsum(counts) * ID_BYTES).tolist()
+            yield from (ids[start:end] for start, end in pairwise([0, *ends]))
