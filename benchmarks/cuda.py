@@ -1,10 +1,10 @@
 """Everything docs/performance.md says of a GPU, in one command and under ten minutes on an H200.
 
-    python benchmarks/cuda.py [--device cuda:0] [--output FOLDER]
+    python benchmarks/cuda.py [--device cuda:0] [--topics topics.jsonl] [--output FOLDER]
 
 Needs sentence-transformers and scipy. Weights are random where a member is named: speed does not depend on
-values. `--device cpu --quick` runs the same code on small numbers, to try the script where there is no
-GPU.
+values. `--topics` adds runs on texts of your own, each new: `benchmarks/real_topics.py` writes such a file.
+`--device cpu --quick` runs the same code on small numbers, to try the script where there is no GPU.
 """
 
 import gc
@@ -70,6 +70,7 @@ class Size:
     rounds: int
     callers: int
     streamed: int
+    topics: Path | None = None
 
 
 def full(device: str) -> Size:
@@ -101,6 +102,8 @@ def plans(size: Size) -> Iterator[tuple[str, Plan]]:
     """Yield names and plans: throughput, latency, callers, the peer's settings; what matters most first."""
     *small, interactive, last = size.members
     yield from throughput(size, [last, interactive])
+    for member in (last, interactive) if size.topics else ():
+        yield f"{member}, real texts", replace(base_plan(size, member), lengths=str(size.topics))
     plan = base_plan(size, interactive)
     fastest = replace(plan, ours=size.ours[-1:])
     yield (
@@ -130,7 +133,8 @@ def throughput(size: Size, members: Sequence[str]) -> Iterator[tuple[str, Plan]]
 def run(name: str, plan: Plan) -> Any:
     """Run a plan; where its name says so, torch's attention may not be cuDNN's.
 
-    cuDNN plans each new shape anew, which peers that pad to the longest of a batch meet all the time.
+    cuDNN seems to plan each new shape anew, and peers that pad to the longest of a batch meet new ones all
+    the time.
     """
     torch.backends.cuda.enable_cudnn_sdp(WITHOUT_CUDNN not in name)
     try:
@@ -442,10 +446,12 @@ def main(
     part: Annotated[
         str, typer.Option(help="all, speed, or checks: what need not have the card alone.")
     ] = "all",
+    topics: Annotated[Path | None, typer.Option(help="JSONL of query, documents: a topic a round.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for JSON and the profile.")] = None,
 ) -> None:
     """Measure, print, and write."""
-    measure(quick(device) if small else full(device), output, part=part)
+    size = quick(device) if small else full(device)
+    measure(replace(size, topics=topics), output, part=part)
 
 
 if __name__ == "__main__":

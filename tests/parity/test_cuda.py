@@ -84,16 +84,17 @@ def test_replicas_capture_by_turns_and_agree(tiny: Path) -> None:
 
 
 def test_running_out_of_memory_changes_no_score(tiny: Path) -> None:
-    documents = DOCUMENTS * 40
-    documents = [f"{i} {text}" for i, text in enumerate(documents)]
+    documents = [f"{i} {text}" for i, text in enumerate(DOCUMENTS * 40)]
     with CrossEncoderScorer(str(tiny), device="cuda", cuda_graphs="off") as scorer:
         expected = scorer.score(QUERY, documents)
     total = torch.cuda.get_device_properties(0).total_memory
     with CrossEncoderScorer(str(tiny), device="cuda", cuda_graphs="off", max_batch_tokens=2**20) as scorer:
+        # One request: calls come in pieces that would fit.
+        pairs = scorer._loaded.encoder.encode([(QUERY, text) for text in documents])
         torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**26) / total)
         try:
-            scores = scorer.score_detailed(QUERY, documents)
+            scored = scorer._loaded.worker.submit(pairs).result()
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0)
-    assert scores.out_of_memory > 0
-    assert np.abs(scores.logits - expected).max() < 0.05
+    assert scored.out_of_memory > 0
+    assert np.abs(scored.logits - expected).max() < 0.05

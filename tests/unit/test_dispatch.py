@@ -3,7 +3,9 @@
 import itertools
 import threading
 import weakref
-from concurrent.futures import Future
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -280,6 +282,103 @@ def test_an_engine_runs_ahead_by_one_batch_and_drains() -> None:
         *("launch 0", "launch 1", "collect 0", "launch 2", "collect 1", "launch 3", "collect 2", "collect 3")
     ]
     worker.close()
+
+
+class Instant(Small):
+    """An engine with a device of its own that takes any batch at once."""
+
+    def __init__(self) -> None:
+        super().__init__(10**6, ahead=1)
+        self.threads: list[threading.Thread] = []
+        self.fails = 0
+
+    def takes_at_once(self, pairs: EncodedPairs) -> bool:
+        return True
+
+    def launch(self, pairs: EncodedPairs, indices: np.ndarray) -> Collect:
+        if self.fails:
+            self.fails -= 1
+            raise torch.OutOfMemoryError("injected")
+        self.threads.append(threading.current_thread())
+        return super().launch(pairs, indices)
+
+
+@pytest.fixture
+def instant() -> Iterator[tuple[Instant, Worker]]:
+    engine = Instant()
+    worker = Worker([engine], max_batch_tokens=64)
+    yield engine, worker
+    worker.close()
+
+
+def test_a_caller_launches_on_an_idle_device_itself(instant: tuple[Instant, Worker]) -> None:
+    engine, worker = instant
+    answer = worker.start(request(5))
+    assert answer is not None
+    assert engine.threads == [threading.current_thread()]
+    assert engine.log == ["launch 0"]  # collected when asked for
+    assert answer.result().logits.tolist() == list(range(5))
+    assert (worker.stats.pairs, worker.stats.batches) == (5, 1)
+
+
+def test_no_more_are_in_the_air_than_may_be_and_those_given_up_make_room(
+    instant: tuple[Instant, Worker],
+) -> None:
+    _, worker = instant
+    first, second = worker.start(request(5)), worker.start(request(5))
+    assert first is not None
+    assert second is not None
+    assert worker.start(request(5)) is None
+    first.cancel()
+    first.cancel()  # gives up one place, not two
+    third = worker.start(request(5))
+    assert third is not None
+    assert worker.start(request(5)) is None
+    for answer in (second, third):
+        assert answer.result().logits.tolist() == list(range(5))
+    assert worker.start(request(5)) is not None
+
+
+def test_what_does_not_fit_fails_or_comes_too_late_is_queued(instant: tuple[Instant, Worker]) -> None:
+    engine, worker = instant
+    assert worker.start(request(40)) is None  # more tokens than a batch has
+    engine.fails = 1
+    assert worker.start(request(5)) is None
+    engine.fails = 1
+    scored = worker.submit(request(5)).result(10)  # where running out of memory is dealt with
+    assert (scored.out_of_memory, scored.logits.tolist()) == (1, list(range(5)))
+    worker.close()
+    assert worker.start(request(5)) is None
+
+
+def test_engines_without_a_device_of_their_own_run_in_their_thread() -> None:
+    worker = Worker([Small(10**6)], max_batch_tokens=64)
+    assert worker.start(request(5)) is None
+    worker.close()
+
+
+def test_damaged_scores_are_refused_on_the_short_way_too(instant: tuple[Instant, Worker]) -> None:
+    engine, worker = instant
+    with patch.object(engine, "launch", lambda *_: lambda: np.array([np.nan], dtype=np.float32)):
+        for _ in range(3):  # and leave their place
+            answer = worker.start(request(1))
+            assert answer is not None
+            with pytest.raises(ScoringError, match="must be finite"):
+                answer.result()
+
+
+def test_callers_on_both_ways_get_their_own(instant: tuple[Instant, Worker]) -> None:
+    _, worker = instant
+
+    def ask(name: int) -> list[float]:
+        pairs = request(1 + name % 9)
+        pairs.ids[1::4] += 100 * name
+        return (worker.start(pairs) or worker.submit(pairs)).result().logits.tolist()
+
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(ask, range(1, 600)))
+    assert found == [[100 * name + i for i in range(1 + name % 9)] for name in range(1, 600)]
+    assert worker.stats.pairs == sum(map(len, found))
 
 
 def test_replicas_share_one_queue(recorder: Recorder) -> None:

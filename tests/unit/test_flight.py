@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from rerank_plugins import CrossEncoderScorer, InvalidTypeError, ScorerClosedError
+from rerank_plugins.scoring import flight
+from rerank_plugins.scoring.engines.torch import TorchEngine
 from rerank_plugins.scoring.flight import _CHUNK
 
 
@@ -76,3 +78,36 @@ async def test_async_streams_alike(tiny_scorer: CrossEncoderScorer) -> None:
     np.testing.assert_allclose(
         await tiny_scorer.ascore("q", iter(texts)), tiny_scorer.score("q", texts), atol=1e-5, rtol=0
     )
+
+
+@pytest.fixture
+def own_device(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CrossEncoderScorer]:
+    """Yield a scorer whose engine passes for one on a device of its own, with pieces of some texts."""
+    monkeypatch.setattr(TorchEngine, "takes_at_once", lambda self, pairs: len(pairs) > 2)
+    monkeypatch.setattr(flight, "_PIECE", 100)
+    with CrossEncoderScorer(str(tiny), device="cpu", engine="torch", max_length=78) as scorer:
+        monkeypatch.setattr(scorer._loaded.worker, "overlaps", True)
+        yield scorer
+
+
+async def test_pieces_for_a_device_give_the_same_scores_in_the_same_order(
+    own_device: CrossEncoderScorer, tiny_scorer: CrossEncoderScorer
+) -> None:
+    texts = [f"number {i} {'and so on ' * (i % 17)}" for i in range(200)] + ["number 3", "number 3"]
+    expected = tiny_scorer.score("q", texts)
+    for logits in (
+        own_device.score("q", texts),
+        own_device.score("q", iter(texts)),
+        await own_device.ascore("q", texts),
+    ):
+        np.testing.assert_allclose(logits, expected, atol=1e-5, rtol=0)
+    # Most went the short way, on which nothing is joined with what others asked.
+    assert own_device.stats.batches > 30
+    assert own_device.score("q", []).shape == (0,)
+
+
+def test_pieces_bound_memory_by_characters(own_device: CrossEncoderScorer) -> None:
+    Text.most = Text.alive
+    own_device.score("q", (Text(f"number {i} " + "x" * 50) for i in range(500)))
+    assert Text.alive == 0
+    assert Text.most < 20

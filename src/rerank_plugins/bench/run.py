@@ -56,7 +56,8 @@ class Plan:
         model: Hub id, folder or `"bundled"`; with `random_weights` a member of the family.
         ours: `"engine:dtype"` each; empty: all that could run.
         peers: Names of `PEERS`.
-        lengths: A name of `LENGTHS`, or a JSONL file of topics.
+        lengths: A name of `LENGTHS`, or a JSONL file of topics, of which each round takes the next ones,
+            and the first again behind the last.
         candidates: Numbers of documents a query, each measured by itself.
         queries: Queries a round.
         rounds: Rounds that count.
@@ -219,7 +220,10 @@ def _topics(plan: Plan, candidates: int, number: int) -> list[Topic]:
         if not path.is_file():
             msg = f"--lengths must be one of {sorted(LENGTHS)} or a JSONL file, but got {plan.lengths!r}"
             raise InvalidInputError(msg)
-        return [(query, documents[:candidates]) for query, documents in read_topics(path)[: plan.queries]]
+        topics = read_topics(path)
+        first = 0 if plan.repeat_documents else number * plan.queries
+        chosen = [topics[(first + i) % len(topics)] for i in range(min(plan.queries, len(topics)))]
+        return [(query, documents[:candidates]) for query, documents in chosen]
     lengths = LENGTHS[plan.lengths]
     seed = plan.seed * 10_000
     topics = make_topics(lengths, queries=plan.queries, candidates=candidates, seed=seed + number)

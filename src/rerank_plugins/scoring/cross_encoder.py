@@ -3,6 +3,7 @@
 import asyncio
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any, Self
 
 import numpy as np
@@ -126,9 +127,9 @@ class CrossEncoderScorer:
             for chunk in flight.chunks(_pair_up(query, documents)):
                 encoded = await loop.run_in_executor(self._loaded.tokenizing, flight.encode, chunk)
                 flight.submit(chunk, encoded)
-                while flight.full and flight.oldest:
+                while flight.full and isinstance(flight.oldest, Future):
                     flight.land(await asyncio.wrap_future(flight.oldest))
-            while flight.oldest:
+            while isinstance(flight.oldest, Future):
                 flight.land(await asyncio.wrap_future(flight.oldest))
         return flight.scores()
 
@@ -174,7 +175,7 @@ class CrossEncoderScorer:
     def _run(self, pairs: Iterable[tuple[str, str]]) -> Scores:
         with self._takeoff() as flight:
             for chunk in flight.chunks(pairs):
-                flight.submit(chunk, flight.encode(chunk))
+                flight.start(chunk, flight.encode(chunk))
                 while flight.full and flight.oldest:
                     flight.land(flight.oldest.result())
             while flight.oldest:

@@ -10,7 +10,8 @@ long ones, which share a quarter of each round. So a request waits for
 what came before it, at three quarters of full speed in the worst case, and for the end of its round, whatever
 long requests are there; and the long always move.
 
-An engine on a device of its own works on one batch while the next is prepared and the last is answered.
+An engine on a device of its own works on one batch while the next is prepared and the last is answered. When
+it is idle, a caller may launch a small batch by itself: see `Worker.start`.
 """
 
 import os
@@ -26,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from rerank_plugins.errors import QueueFullError, ScorerClosedError, ScoringError
+from rerank_plugins.scoring.direct import Direct
 from rerank_plugins.scoring.engines.base import Collect, Engine, free_cached_memory
 from rerank_plugins.scoring.jobs import Job, Round, Scored, Slice
 from rerank_plugins.scoring.packing import plan_batches
@@ -54,6 +56,9 @@ class Worker:
         max_batch_tokens: Tokens of a batch, padding included where the engine pads.
         batch_cost: What a batch costs besides its tokens, in tokens; see `plan_batches`.
         max_queue_tokens: Tokens that may wait; a request that comes when nothing waits is always taken.
+
+    Attributes:
+        overlaps: Whether an engine has a device of its own, so that the next batch can be prepared meanwhile.
     """
 
     def __init__(
@@ -72,12 +77,13 @@ class Worker:
         self._wake = threading.Condition()
         self._closed = False
         self._done = WorkerStats()
+        self.overlaps = any(engine.ahead for engine in engines)
         # Threads do not survive a fork: waiting for these in a child would take forever.
         self._process = os.getpid()
-        lines = [_Line(self, engine) for engine in engines]
+        self._lines = [_Line(self, engine) for engine in engines]
         self._threads = [
             threading.Thread(target=line.run, name=f"rerank-worker-{i}", daemon=True)
-            for i, line in enumerate(lines)
+            for i, line in enumerate(self._lines)
         ]
         for thread in self._threads:
             thread.start()
@@ -102,7 +108,7 @@ class Worker:
     @property
     def lines(self) -> int:
         """How many engines take from the queue."""
-        return len(self._threads)
+        return len(self._lines)
 
     def submit(self, pairs: EncodedPairs) -> "Future[Scored]":
         """Queue pairs; cancelling the future drops what of them no round has taken yet.
@@ -132,6 +138,20 @@ class Worker:
             (self._long if long else self._short).append(job)
             self._wake.notify()
         return job.future
+
+    def start(self, pairs: EncodedPairs) -> Direct | None:
+        """Launch pairs on an engine that is idle and takes them at once, in the caller's thread.
+
+        Returns:
+            The scores to come; None if they have to be queued, with `submit`, which also deals with whatever
+            goes wrong.
+        """
+        if not self.overlaps or self._process != os.getpid():
+            return None
+        with self._wake:
+            if self._closed or self._short or self._long or len(pairs.ids) > self._max_batch_tokens:
+                return None
+        return next(filter(None, (line.start(pairs) for line in self._lines)), None)
 
     def close(self) -> None:
         """Finish the rounds that run, fail what still waits, and free the engines."""
@@ -224,6 +244,36 @@ class _Line:
         self._engine = engine
         self._flying: deque[_Flying] = deque()
         self._landed = 0.0
+        # Held while the engine is called: callers launch, too.
+        self._launching = threading.Lock()
+        self._slots = threading.BoundedSemaphore(engine.ahead + 1)
+        self._closed = False
+
+    def start(self, pairs: EncodedPairs) -> Direct | None:
+        """Launch pairs from the caller's thread; None if the engine is busy, or would keep it waiting."""
+        if not self._launching.acquire(blocking=False):
+            return None
+        try:
+            if self._closed or self._flying or not self._engine.takes_at_once(pairs):
+                return None
+            if not self._slots.acquire(blocking=False):
+                return None
+            try:
+                collect = self._engine.launch(pairs, np.arange(len(pairs)))
+            except Exception:  # noqa: BLE001 - from the queue it is launched again, and its failure dealt with
+                self._slots.release()
+                return None
+        finally:
+            self._launching.release()
+        return Direct(lambda: self._fetch(pairs, collect), self._slots)
+
+    def _fetch(self, pairs: EncodedPairs, collect: Collect) -> NDArray[np.float32]:
+        try:
+            logits = self._check(collect())
+        except Exception as error:
+            raise self._explained(error, len(pairs)) from error
+        self._worker.count(pairs.lengths, pads=False)
+        return logits
 
     def run(self) -> None:
         """Score until the worker is closed, then free the engine."""
@@ -235,7 +285,9 @@ class _Line:
                 self._land()
             else:
                 break
-        self._engine.close()
+        with self._launching:
+            self._closed = True
+            self._engine.close()
 
     def _score(self, slices: list[Slice]) -> None:
         try:
@@ -254,7 +306,8 @@ class _Line:
     def _launch(self, round_: Round, batch: NDArray[np.int64]) -> None:
         began = time.perf_counter()
         try:
-            collect = self._engine.launch(round_.pairs, batch)
+            with self._launching:
+                collect = self._engine.launch(round_.pairs, batch)
         except torch.OutOfMemoryError as error:
             self._halve(round_, batch, began, error.with_traceback(None))  # its frames hold what did fit
         except Exception as error:  # noqa: BLE001 - whatever happens, nobody waits forever

@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import Any, Self, cast
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from rerank_plugins.inputs import refuse_surrogates
 from rerank_plugins.scoring.cache import ContentCache, digest
+from rerank_plugins.scoring.direct import Direct
 from rerank_plugins.scoring.dispatch import Worker
 from rerank_plugins.scoring.jobs import Scored
 from rerank_plugins.scoring.pairs import EncodedPairs, PairEncoder
@@ -25,9 +27,11 @@ Pair = tuple[str, str]
 Row = tuple[float, int, bool, bool]
 
 _ROW = np.dtype([("logits", "f4"), ("document_tokens", "i4"), ("truncated", "?"), ("query_truncated", "?")])
-# Pairs tokenised and queued at once: bounds memory, and lets tokenising overlap with the engine. Smaller
-# pieces cost more on a GPU than they hide: for each, the engine's thread waits for the interpreter's lock.
+# Pairs tokenised and queued at once: bounds memory, and lets tokenising overlap with the engine.
 _CHUNK = 1024
+# Characters of them where the engine has a device of its own, which is to have work early: in English such a
+# piece just fits into the largest CUDA graph, and is launched in no time.
+_PIECE = 56_000
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Chunk:
 class _Pending:
     chunk: Chunk
     encoded: EncodedPairs
-    future: "Future[Scored]"
+    answer: "Future[Scored] | Direct"
 
 
 class Flight:
@@ -69,7 +73,7 @@ class Flight:
         self._cache = scores
         self._pending: deque[_Pending] = deque()
         self._places = array("q")
-        self._rows: list[NDArray[np.void]] = [np.empty(0, dtype=_ROW)]
+        self._rows: list[NDArray[np.void]] = []
         self._counts: Counter[str] = Counter()
         self._times = {"tokenize_ms": 0.0, "queue_ms": 0.0, "compute_ms": 0.0}
 
@@ -78,7 +82,7 @@ class Flight:
 
     def __exit__(self, *exc: object) -> None:
         for pending in self._pending:
-            pending.future.cancel()
+            pending.answer.cancel()
 
     @property
     def full(self) -> bool:
@@ -86,9 +90,9 @@ class Flight:
         return len(self._pending) > self._worker.lines
 
     @property
-    def oldest(self) -> "Future[Scored] | None":
+    def oldest(self) -> "Future[Scored] | Direct | None":
         """The answer to the chunk that is longest in the air."""
-        return self._pending[0].future if self._pending else None
+        return self._pending[0].answer if self._pending else None
 
     def chunks(self, pairs: Iterable[Pair]) -> Iterator[Chunk]:
         """Yield each distinct pair once: equal pairs get equal scores, to the last bit, and cost once.
@@ -97,19 +101,14 @@ class Flight:
             InvalidInputError: If a text is not valid Unicode.
         """
         seen: dict[bytes, int] = {}
-        fresh: dict[bytes, Pair] = {}
-        digests: dict[str, bytes] = {}
-        for pair in pairs:
-            key = b"".join([digests.get(text) or _learn(text, digests) for text in pair])
-            if key not in seen:
-                seen[key] = len(seen)
-                fresh[key] = pair
-            self._places.append(seen[key])
-            if len(fresh) == _CHUNK:
+        for some in _cut(pairs, _PIECE if self._worker.overlaps else None):
+            digests = _digests(dict.fromkeys(chain.from_iterable(some)))
+            keys = [digests[query] + digests[document] for query, document in some]
+            fresh = {key: pair for key, pair in zip(keys, some, strict=True) if key not in seen}
+            seen.update(zip(fresh, count(len(seen)), strict=False))
+            self._places.extend(map(seen.__getitem__, keys))
+            if fresh:
                 yield self._chunk(fresh, digests)
-                fresh, digests = {}, {}
-        if fresh:
-            yield self._chunk(fresh, digests)
 
     def _chunk(self, fresh: dict[bytes, Pair], digests: dict[str, bytes]) -> Chunk:
         keys = list(fresh)
@@ -135,6 +134,14 @@ class Flight:
         if len(encoded):
             self._pending.append(_Pending(chunk, encoded, self._worker.submit(encoded)))
 
+    def start(self, chunk: Chunk, encoded: EncodedPairs) -> None:
+        """Launch a chunk from this thread, which will wait for it, if an engine is idle; else queue it."""
+        direct = self._worker.start(encoded) if len(encoded) else None
+        if direct:
+            self._pending.append(_Pending(chunk, encoded, direct))
+        else:
+            self.submit(chunk, encoded)
+
     def land(self, scored: Scored) -> None:
         """Take the answer to the oldest chunk."""
         pending = self._pending.popleft()
@@ -156,17 +163,32 @@ class Flight:
 
     def scores(self) -> Scores:
         """Return the scores of all pairs, in the order they were given."""
-        rows = np.concatenate(self._rows)[np.frombuffer(self._places, dtype=np.int64)]
+        rows = self._rows[0] if len(self._rows) == 1 else np.concatenate([np.empty(0, _ROW), *self._rows])
+        if len(rows) != len(self._places):
+            rows = rows[np.frombuffer(self._places, dtype=np.int64)]
         details: dict[str, Any] = {name: np.ascontiguousarray(rows[name]) for name in _ROW.names or ()}
         details |= self._times | self._counts
         return Scores(**details)
 
 
-def _learn(text: str, digests: dict[str, bytes]) -> bytes:
-    """Return a text's digest, and remember it."""
+def _cut(pairs: Iterable[Pair], characters: int | None) -> Iterator[list[Pair]]:
+    """Yield the pairs in lists of `_CHUNK`, or of fewer as soon as they have so many characters."""
+    some: list[Pair] = []
+    length = 0
+    for pair in pairs:
+        some.append(pair)
+        length += len(pair[1])
+        if len(some) == _CHUNK or (characters and length >= characters):
+            yield some
+            some, length = [], 0
+    if some:
+        yield some
+
+
+def _digests(texts: Iterable[str]) -> dict[str, bytes]:
+    """Return the digest of each text."""
     try:
-        found = digests[text] = digest(text)
+        return {text: digest(text) for text in texts}
     except UnicodeError:
-        refuse_surrogates([text])
+        refuse_surrogates(texts)
         raise
-    return found

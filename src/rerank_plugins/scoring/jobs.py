@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +37,9 @@ class Job:
     """One request: its pairs, how far it is, and the future that answers it.
 
     `take` is called under the worker's lock, `place` by whichever thread has scored a part.
+
+    Attributes:
+        waiting_tokens: Tokens that no round has taken yet.
     """
 
     def __init__(self, pairs: EncodedPairs) -> None:
@@ -47,25 +52,30 @@ class Job:
         self._unplaced = len(pairs)
         self._queued = time.perf_counter()
         self._started: float | None = None
-        # Longest first, so that what one round takes of it has similar lengths.
-        self._order = np.argsort(-pairs.lengths, kind="stable")
-        self._ends = np.cumsum(pairs.lengths[self._order])
         self._next = 0
+        self.waiting_tokens = len(pairs.ids)
 
-    @property
-    def waiting_tokens(self) -> int:
-        """Tokens that no round has taken yet."""
-        done = int(self._ends[self._next - 1]) if self._next else 0
-        return len(self.pairs.ids) - done
+    @cached_property
+    def _order(self) -> NDArray[np.int64]:
+        """Longest first, so that what one round takes of it has similar lengths."""
+        return np.argsort(-self.pairs.lengths, kind="stable")
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        return np.cumsum(self.pairs.lengths[self._order])
 
     def take(self, tokens: int) -> NDArray[np.int64]:
         """Return int64 indices of the next pairs, as many as `tokens` allow and one at least."""
         if self._started is None:
             self._started = time.perf_counter()
-        limit = len(self.pairs.ids) - self.waiting_tokens + tokens
-        stop = max(int(np.searchsorted(self._ends, limit, side="right")), self._next + 1)
-        taken = self._order[self._next : stop]
-        self._next = stop
+        if len(self.pairs.ids) <= tokens and not self._next:  # nearly all are taken as a whole
+            taken = np.arange(len(self.pairs))
+        else:
+            limit = len(self.pairs.ids) - self.waiting_tokens + tokens
+            stop = max(int(np.searchsorted(self._ends, limit, side="right")), self._next + 1)
+            taken = self._order[self._next : stop]
+        self._next += len(taken)
+        self.waiting_tokens -= int(self.pairs.lengths[taken].sum())
         return taken
 
     def part(self, taken: NDArray[np.int64]) -> EncodedPairs:
@@ -117,13 +127,15 @@ class Round:
         sizes = [len(part) for part in parts]
         self.pairs = join(parts)
         self.batches = 0
-        self._owners = np.repeat(np.arange(len(parts)), sizes)
-        self._ends = np.cumsum(sizes)[:-1]
+        self._ends = list(accumulate(sizes))
         self._logits = np.empty(len(self.pairs), dtype=np.float32)
 
     def members(self, batch: NDArray[np.int64]) -> list[Job]:
         """Return the requests that have a pair in `batch`."""
-        return [self._slices[i][0] for i in np.unique(self._owners[batch])]
+        if len(self._slices) == 1:
+            return [self._slices[0][0]]
+        owners = np.unique(np.searchsorted(self._ends, batch, side="right"))
+        return [self._slices[i][0] for i in owners]
 
     def place(self, batch: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
         """Note the logits of `batch`."""
@@ -131,8 +143,8 @@ class Round:
 
     def finish(self) -> None:
         """Hand every request its part; one that failed has its answer already."""
-        for (job, taken), part in zip(self._slices, np.split(self._logits, self._ends), strict=True):
-            job.place(taken, part)
+        for (job, taken), begin, end in zip(self._slices, [0, *self._ends], self._ends, strict=False):
+            job.place(taken, self._logits[begin:end])
 
 
 def join(parts: list[EncodedPairs]) -> EncodedPairs:

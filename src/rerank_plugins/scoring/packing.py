@@ -31,6 +31,8 @@ def plan_batches(
         int64 index arrays, longest pairs first, so that the largest memory need comes first; every
         index in exactly one of them.
     """
+    if not pads and lengths.sum() <= max_tokens:  # one batch, in any order
+        return [np.arange(len(lengths))] if len(lengths) else []
     order = np.argsort(-lengths, kind="stable")
     ordered = lengths[order]
     cuts = _cheapest_cuts(ordered, max_tokens, batch_cost) if pads else _fewest_cuts(ordered, max_tokens)

@@ -8,6 +8,7 @@ it, so ours is never touched after construction.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,10 +109,10 @@ class EncodedPairs:
     def __len__(self) -> int:
         return len(self.boundaries)
 
-    @property
+    @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """int64 [n], tokens of each pair."""
-        return np.diff(self.offsets)
+        return self.offsets[1:] - self.offsets[:-1]
 
     def take(self, indices: NDArray[np.int64]) -> "EncodedPairs":
         """Return the pairs at `indices`, in this order."""

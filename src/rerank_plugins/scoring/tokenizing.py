@@ -7,7 +7,7 @@ is many times as fast as tokenising whole texts. Tokenizers of another kind get 
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice, pairwise
 from typing import Any
 
@@ -56,23 +56,24 @@ class TextTokenizer:
         rests = dict(enumerate(texts))
         # A word has one id or more, nearly always: so many words are enough, however long the text is.
         while rests:
-            # What is in here stays: to forget, another dict is made.
-            known, new = self._words, {}
+            known, new, unfinished = self._words.get, set[str](), []
             # Text by text: the memory of one's words is still at hand for the next one's.
             for i, text in rests.items():
                 words = text.split(" ", count)
                 rests[i] = words.pop() if len(words) > count else ""
+                ids = list(map(known, words))
                 try:
-                    found[i] += b"".join(map(known.__getitem__, words))
-                except KeyError:
-                    new[i] = words
-            # The new of all texts are learned together, which takes all cores.
-            fresh = self._learn(set().union(*new.values()).difference(known)) if new else {}
-            for i, words in new.items():
-                try:
-                    found[i] += b"".join(map(self._words.__getitem__, words))
-                except KeyError:  # too long to be remembered, or forgotten
-                    found[i] += b"".join([fresh[word] if word in fresh else known[word] for word in words])
+                    found[i] += b"".join(ids)  # type: ignore[arg-type]
+                except TypeError:  # None, for a new word
+                    gaps = [place for place, part in enumerate(ids) if part is None]
+                    new.update([words[place] for place in gaps])
+                    unfinished.append((i, words, ids, gaps))
+            # The new words of all texts are learned together, which takes all cores.
+            fresh = self._learn(list(new)) if new else {}
+            for i, words, ids, gaps in unfinished:
+                for place in gaps:
+                    ids[place] = fresh[words[place]]
+                found[i] += b"".join(ids)  # type: ignore[arg-type]
             rests = {i: rest for i, rest in rests.items() if rest and len(found[i]) < size}
             count *= 4
         return [ids[:size] for ids in found]
@@ -86,14 +87,13 @@ class TextTokenizer:
                 return text
         return text[:end] if self._by_word else text
 
-    def _learn(self, words: Iterable[str]) -> dict[str, bytes]:
+    def _learn(self, words: list[str]) -> dict[str, bytes]:
         """Return the ids of new words, and remember those that may come back."""
-        new = list(words)
-        fresh = dict(zip(new, self._encode_words(new), strict=True))
+        fresh = dict(zip(words, self._encode_words(words), strict=True))
         if len(self._words) + len(fresh) > _MOST_WORDS:
-            # What is frequent came early.
+            # What is frequent came early. Other threads keep the dict they hold.
             self._words = dict(islice(self._words.items(), _MOST_WORDS // 2))
-        self._words.update((word, ids) for word, ids in fresh.items() if len(word) <= _LONGEST_WORD)
+        self._words.update({word: ids for word, ids in fresh.items() if len(word) <= _LONGEST_WORD})
         return fresh
 
     def _encode(self, texts: Sequence[str]) -> list[bytes]:
@@ -101,12 +101,14 @@ class TextTokenizer:
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int32).tobytes() for encoding in encodings]
 
-    def _encode_words(self, words: list[str]) -> Iterator[bytes]:
-        """Yield the ids of each word; together, as an encoding of its own costs more than a word."""
+    def _encode_words(self, words: list[str]) -> list[bytes]:
+        """Return the ids of each word; together, as an encoding of its own costs more than a word."""
         groups = [words[i : i + _WORDS_TOGETHER] for i in range(0, len(words), _WORDS_TOGETHER)]
         encodings = self._tokenizer.encode_batch(groups, is_pretokenized=True, add_special_tokens=False)
+        found: list[bytes] = []
         for group, encoding in zip(groups, encodings, strict=True):
             ids = np.array(encoding.ids, dtype=np.int32).tobytes()
             counts = np.bincount(np.array(encoding.word_ids, dtype=np.int64), minlength=len(group))
             ends = (np.cumsum(counts) * ID_BYTES).tolist()
-            yield from (ids[start:end] for start, end in pairwise([0, *ends]))
+            found += [ids[start:end] for start, end in pairwise([0, *ends])]
+        return found

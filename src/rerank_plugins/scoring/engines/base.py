@@ -21,7 +21,7 @@ Collect = Callable[[], NDArray[np.float32]]
 
 
 class Engine(Protocol):
-    """Runs a model on one device. Only its worker's thread calls it."""
+    """Runs a model on one device. One thread at a time calls it; results may be collected meanwhile."""
 
     @property
     def name(self) -> str:
@@ -43,6 +43,10 @@ class Engine(Protocol):
         """How many batches may be launched before the first is collected; 0 if launching waits for it."""
         ...
 
+    def takes_at_once(self, pairs: EncodedPairs) -> bool:
+        """Whether launching these pairs, all together, is a moment's work in any thread, without padding."""
+        ...
+
     def launch(self, pairs: EncodedPairs, indices: NDArray[np.int64]) -> Collect:
         """Start on the pairs at `indices`; the result returns their float32 logits [len(indices)]."""
         ...
@@ -57,6 +61,10 @@ class PaddingEngine:
 
     pads = True
     ahead = 0
+
+    def takes_at_once(self, pairs: EncodedPairs) -> bool:  # noqa: ARG002
+        """Launching takes as long as scoring."""
+        return False
 
     def forward(self, pairs: EncodedPairs, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return float32 logits [len(indices)] of the pairs at `indices`."""

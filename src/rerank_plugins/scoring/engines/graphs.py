@@ -64,6 +64,10 @@ class Graphs:
         fitting = (s for s in SHAPES if s.tokens >= needed.tokens and s.segments >= needed.segments)
         return next(fitting, None)
 
+    def has(self, needed: Shape) -> bool:
+        """Whether a shape that holds `needed` is captured."""
+        return self.shape_for(needed) in self._replays
+
     def replay(self, array: Tensor, shape: Shape) -> Tensor:
         """Return logits [segments] of a batch filled up to `shape`; the next replay overwrites them."""
         if shape not in self._replays:

@@ -130,6 +130,10 @@ class PackedEngine:
         captured = 0 if self._graphs is None else self._graphs.memory
         return self._weights + captured
 
+    def takes_at_once(self, pairs: EncodedPairs) -> bool:
+        """Whether there is a graph for them; without one each thread needs a workspace of cuBLAS."""
+        return self._graphs is not None and self._graphs.has(Shape(len(pairs.ids), len(pairs)))
+
     @torch.inference_mode()
     def launch(self, pairs: EncodedPairs, indices: NDArray[np.int64]) -> Collect:
         """Start on the pairs at `indices`; the result returns their float32 logits [len(indices)]."""

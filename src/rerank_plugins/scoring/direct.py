@@ -1,0 +1,48 @@
+"""`Direct`: what a caller launched on an idle device by itself, and fetches by itself.
+
+The worker's thread would cost two changes of thread, and Python's lock at each: as much as the device takes
+for some tens of passages.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rerank_plugins.scoring.jobs import Scored
+
+__all__ = ["Direct"]
+
+
+class Direct:
+    """Scores on their way from the device.
+
+    Args:
+        collect: Waits for float32 logits [n]; called once, by the thread that asks.
+        slot: Released when they have come, or nobody wants them any more.
+    """
+
+    def __init__(self, collect: Callable[[], NDArray[np.float32]], slot: threading.Semaphore) -> None:
+        self._collect = collect
+        self._slot: threading.Semaphore | None = slot
+        self._began = time.perf_counter()
+
+    def result(self) -> Scored:
+        """Wait for the scores; once.
+
+        Raises:
+            ScoringError: If the engine fails.
+        """
+        try:
+            logits = self._collect()
+        finally:
+            self.cancel()
+        return Scored(logits, queue_ms=0.0, compute_ms=(time.perf_counter() - self._began) * 1000)
+
+    def cancel(self) -> None:
+        """Let them go. The device finishes what it was given."""
+        if self._slot:
+            self._slot.release()
+            self._slot = None
