@@ -10,7 +10,6 @@ their passage. Either file will do. A tenth of the queries is held out and measu
 import json
 import logging
 import random
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,7 +22,7 @@ from config import Config, PrepareConfig, TrainConfig
 from export import export
 from files import read_rows, write_rows
 from prepare import collect
-from sources import Document, Question, cut
+from sources import Document, Question, cut, sentences
 from teach import teach
 from train import make_trainer
 
@@ -78,10 +77,10 @@ def read_documents(path: Path, seed: int) -> Iterator[Document]:
         passages = cut(row["text"])
         questions = [Question(row["title"], tuple(range(len(passages))))] if row.get("title") else []
         place = rng.randrange(len(passages)) if passages else 0
-        sentences = re.split(r"(?<=[.!?])\s+", passages[place]) if passages else []
-        if len(sentences) >= 3:
-            taken = sentences.pop(rng.randrange(len(sentences)))
-            passages[place] = " ".join(sentences)
+        rest = sentences(passages[place]) if passages else []
+        if len(rest) >= 3:
+            taken = rest.pop(rng.randrange(len(rest)))
+            passages[place] = " ".join(rest)
             questions.append(Question(taken, (place,)))
         yield Document(passages, questions)
 

@@ -193,7 +193,7 @@ class Trainer:
         settings = self.config.train
         average, pairs, started, saved = 0.0, 0, time.monotonic(), time.monotonic()
         for groups in ahead(self.groups, self.step, settings.steps):
-            if self.step % settings.evaluate_every == 0:
+            if self.step and self.step % settings.evaluate_every == 0:
                 self.evaluate()
             if falling(self.step, settings) and not falling(self.step - 1, settings):
                 self.save("stable.pt")

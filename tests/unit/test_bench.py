@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from rerank_plugins.bench.flops import needed_flops
 from rerank_plugins.bench.measure import Race, agreement, measure_callers, race
 from rerank_plugins.bench.models import make_random_checkpoint
 from rerank_plugins.bench.report import Report, Result, machine, tables
-from rerank_plugins.bench.run import Plan, run_benchmark
+from rerank_plugins.bench.run import Plan, _topics, run_benchmark
 from rerank_plugins.bench.workload import LENGTHS, make_topics, read_topics
 from rerank_plugins.scoring.family import FAMILY
 
@@ -57,6 +58,23 @@ def test_own_texts_are_read_and_mistakes_named(tmp_path: Path) -> None:
     path.write_text("\n")
     with pytest.raises(InvalidInputError, match="has none"):
         read_topics(path)
+
+
+def test_rounds_take_own_topics_by_turns(tmp_path: Path) -> None:
+    path = tmp_path / "topics.jsonl"
+    path.write_text("".join(f'{{"query": "{i}", "documents": ["a", "b", "c"]}}\n' for i in range(5)))
+    plan = Plan(lengths=str(path), queries=2)
+    rounds = [_topics(plan, 2, number) for number in range(4)]
+    assert [[query for query, _ in topics] for topics in rounds] == [
+        ["0", "1"],
+        ["2", "3"],
+        ["4", "0"],
+        ["1", "2"],
+    ]
+    assert rounds[0][0] == ("0", ["a", "b"])
+    again = replace(plan, repeat_documents=True)
+    assert _topics(again, 2, 3) == rounds[0]
+    assert len(_topics(replace(plan, queries=9), 2, 0)) == 5
 
 
 class Clock:
