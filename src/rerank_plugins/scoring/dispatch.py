@@ -270,8 +270,9 @@ class _Line:
     def _fetch(self, pairs: EncodedPairs, collect: Collect) -> NDArray[np.float32]:
         try:
             logits = self._check(collect())
-        except Exception as error:
-            raise self._explained(error, len(pairs)) from error
+        except Exception as error:  # noqa: BLE001 - raised again, in words
+            explained = self._explained(error, len(pairs))
+            raise explained from explained.__cause__
         self._worker.count(pairs.lengths, pads=False)
         return logits
 

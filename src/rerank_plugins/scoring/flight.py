@@ -30,7 +30,7 @@ _ROW = np.dtype([("logits", "f4"), ("document_tokens", "i4"), ("truncated", "?")
 # Pairs tokenised and queued at once: bounds memory, and lets tokenising overlap with the engine.
 _CHUNK = 1024
 # Characters of them where the engine has a device of its own, which is to have work early: in English such a
-# piece just fits into the largest CUDA graph, and is launched in no time.
+# piece just fits into the largest CUDA graph, which any thread may launch (see `Worker.start`).
 _PIECE = 56_000
 
 
