@@ -10,10 +10,12 @@ Table = Callable[[Iterable[str], Iterable[Iterable[object]]], str]
 def blocks(table: Table, read: Callable[[str], dict[str, Any]]) -> dict[str, Callable[..., str]]:
     """Return the blocks by name, made with functions that write a table and read a result file."""
 
-    def cuda(name: str) -> str:
+    def cuda(name: str, *members: str) -> str:
         """Strings to scores: each of ours, and the best of the peers in the same rounds."""
         lines = []
         for row in read(name)["summary"]:
+            if members and row["model"].removeprefix("ms-marco-") not in members:
+                continue
             (results,) = read(name)["runs"][f"{row['model']}, {row['lengths']}"]["results"].values()
             rates = {one["name"]: one["rounds"] for one in results}
             theirs = rates[row["best peer"]]
