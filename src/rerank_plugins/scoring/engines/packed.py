@@ -158,6 +158,8 @@ class PackedEngine:
     def close(self) -> None:
         """Free weights and graphs, and give cached device memory back."""
         streams = self._streams
+        if streams:
+            streams.finish()  # what a caller launched may still read the weights
         self.__dict__.clear()
         free_cached_memory()
         if streams:
@@ -194,6 +196,10 @@ class _Streams:
     def give_back(self) -> None:
         """Leave them to the next engine."""
         self._spare[self._device].append(self)
+
+    def finish(self) -> None:
+        """Wait for all that was launched."""
+        self._compute.synchronize()
 
     def compute(self) -> torch.cuda.StreamContext:
         return torch.cuda.stream(self._compute)
