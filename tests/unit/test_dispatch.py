@@ -14,6 +14,7 @@ import torch
 from rerank_plugins import CrossEncoderScorer, QueueFullError, ScoringError
 from rerank_plugins.scoring.dispatch import Worker
 from rerank_plugins.scoring.engines.base import Collect, PaddingEngine
+from rerank_plugins.scoring.engines.batches import Shape
 from rerank_plugins.scoring.jobs import Scored, join
 from rerank_plugins.scoring.pairs import EncodedPairs
 from rerank_plugins.scoring.tally import WorkerStats
@@ -287,6 +288,8 @@ def test_an_engine_runs_ahead_by_one_batch_and_drains() -> None:
 class Instant(Small):
     """An engine with a device of its own that takes any batch at once."""
 
+    at_once = Shape(100, 32)
+
     def __init__(self) -> None:
         super().__init__(10**6, ahead=1)
         self.threads: list[threading.Thread] = []
@@ -313,6 +316,7 @@ def instant() -> Iterator[tuple[Instant, Worker]]:
 
 def test_a_caller_launches_on_an_idle_device_itself(instant: tuple[Instant, Worker]) -> None:
     engine, worker = instant
+    assert worker.at_once == Shape(64, 32)  # no more than a batch may have
     answer = worker.start(request(5))
     assert answer is not None
     assert engine.threads == [threading.current_thread()]
@@ -353,6 +357,7 @@ def test_what_does_not_fit_fails_or_comes_too_late_is_queued(instant: tuple[Inst
 
 def test_engines_without_a_device_of_their_own_run_in_their_thread() -> None:
     worker = Worker([Small(10**6)], max_batch_tokens=64)
+    assert worker.at_once is None
     assert worker.start(request(5)) is None
     worker.close()
 

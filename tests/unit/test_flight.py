@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from rerank_plugins import CrossEncoderScorer, InvalidTypeError, ScorerClosedError
-from rerank_plugins.scoring import flight
+from rerank_plugins.scoring.direct import Direct
+from rerank_plugins.scoring.dispatch import Worker
+from rerank_plugins.scoring.engines.batches import Shape
 from rerank_plugins.scoring.engines.torch import TorchEngine
 from rerank_plugins.scoring.flight import _CHUNK
+from rerank_plugins.scoring.pairs import EncodedPairs
 
 
 class Text(str):
@@ -84,9 +87,8 @@ async def test_async_streams_alike(tiny_scorer: CrossEncoderScorer) -> None:
 def own_device(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CrossEncoderScorer]:
     """Yield a scorer whose engine passes for one on a device of its own, with pieces of some texts."""
     monkeypatch.setattr(TorchEngine, "takes_at_once", lambda self, pairs: len(pairs) > 2)
-    monkeypatch.setattr(flight, "_PIECE", 100)
+    monkeypatch.setattr(TorchEngine, "at_once", Shape(64, 8))
     with CrossEncoderScorer(str(tiny), device="cpu", engine="torch", max_length=78) as scorer:
-        monkeypatch.setattr(scorer._loaded.worker, "overlaps", True)
         yield scorer
 
 
@@ -104,6 +106,25 @@ async def test_pieces_for_a_device_give_the_same_scores_in_the_same_order(
     # Most went the short way, on which nothing is joined with what others asked.
     assert own_device.stats.batches > 30
     assert own_device.score("q", []).shape == (0,)
+
+
+def test_pieces_fill_what_the_device_takes_whatever_the_language(
+    own_device: CrossEncoderScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    start = Worker.start
+
+    def noting(worker: Worker, pairs: EncodedPairs) -> Direct | None:
+        sizes.append(len(pairs.ids))
+        return start(worker, pairs)
+
+    monkeypatch.setattr(Worker, "start", noting)
+    monkeypatch.setattr(TorchEngine, "at_once", Shape(500, 100))
+    with CrossEncoderScorer(own_device.settings.model, device="cpu", engine="torch") as scorer:
+        for word in ("internationalisation", "7"):  # a token has many characters, or one
+            sizes.clear()
+            scorer.score("q", [f"{word} {i % 10} " + f"{word} " * 10 for i in range(200)])
+            assert all(350 < size <= 500 for size in sizes[1:-1]), sizes
 
 
 def test_pieces_bound_memory_by_characters(own_device: CrossEncoderScorer) -> None:

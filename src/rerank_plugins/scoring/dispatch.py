@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from rerank_plugins.errors import QueueFullError, ScorerClosedError, ScoringError
 from rerank_plugins.scoring.direct import Direct
 from rerank_plugins.scoring.engines.base import Collect, Engine, free_cached_memory
+from rerank_plugins.scoring.engines.batches import Shape
 from rerank_plugins.scoring.jobs import Job, Round, Scored, Slice
 from rerank_plugins.scoring.packing import plan_batches
 from rerank_plugins.scoring.pairs import EncodedPairs
@@ -56,9 +57,6 @@ class Worker:
         max_batch_tokens: Tokens of a batch, padding included where the engine pads.
         batch_cost: What a batch costs besides its tokens, in tokens; see `plan_batches`.
         max_queue_tokens: Tokens that may wait; a request that comes when nothing waits is always taken.
-
-    Attributes:
-        overlaps: Whether an engine has a device of its own, so that the next batch can be prepared meanwhile.
     """
 
     def __init__(
@@ -77,7 +75,7 @@ class Worker:
         self._wake = threading.Condition()
         self._closed = False
         self._done = WorkerStats()
-        self.overlaps = any(engine.ahead for engine in engines)
+        self._at_once = engines[0].at_once
         # Threads do not survive a fork: waiting for these in a child would take forever.
         self._process = os.getpid()
         self._lines = [_Line(self, engine) for engine in engines]
@@ -104,6 +102,13 @@ class Worker:
     def max_batch_tokens(self) -> int:
         """Tokens of a batch at most; less than at the start after a device ran out of memory."""
         return self._max_batch_tokens
+
+    @property
+    def at_once(self) -> Shape | None:
+        """The largest batch that `start` may take, tokens and pairs; None if it takes none."""
+        if self._at_once is None:
+            return None
+        return self._at_once._replace(tokens=min(self._at_once.tokens, self._max_batch_tokens))
 
     @property
     def lines(self) -> int:
@@ -146,7 +151,7 @@ class Worker:
             The scores to come; None if they have to be queued, with `submit`, which also deals with whatever
             goes wrong.
         """
-        if not self.overlaps or self._process != os.getpid():
+        if self._at_once is None or self._process != os.getpid():
             return None
         with self._wake:
             if self._closed or self._short or self._long or len(pairs.ids) > self._max_batch_tokens:

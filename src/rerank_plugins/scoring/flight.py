@@ -1,5 +1,6 @@
 """`Flight`: one call on its way through caches, tokeniser and worker, chunk by chunk."""
 
+import math
 import time
 from array import array
 from collections import Counter, deque
@@ -29,9 +30,10 @@ Row = tuple[float, int, bool, bool]
 _ROW = np.dtype([("logits", "f4"), ("document_tokens", "i4"), ("truncated", "?"), ("query_truncated", "?")])
 # Pairs tokenised and queued at once: bounds memory, and lets tokenising overlap with the engine.
 _CHUNK = 1024
-# Characters of them where the engine has a device of its own, which is to have work early: in English such a
-# piece just fits into the largest CUDA graph, which any thread may launch (see `Worker.start`).
-_PIECE = 56_000
+# Where the caller may launch by itself (see `Worker.start`), how far a chunk is to fill what it may launch.
+_FILL = 0.93
+# Characters of documents for each token of their pairs, until the call's own texts tell.
+_CHARACTERS = 3.7
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Flight:
         self._encoder = encoder
         self._worker = worker
         self._cache = scores
+        self._at_once = worker.at_once
+        self._characters = _CHARACTERS
         self._pending: deque[_Pending] = deque()
         self._places = array("q")
         self._rows: list[NDArray[np.void]] = []
@@ -101,7 +105,7 @@ class Flight:
             InvalidInputError: If a text is not valid Unicode.
         """
         seen: dict[bytes, int] = {}
-        for some in _cut(pairs, _PIECE if self._worker.overlaps else None):
+        for some in self._cut(pairs):
             digests = _digests(dict.fromkeys(chain.from_iterable(some)))
             keys = [digests[query] + digests[document] for query, document in some]
             fresh = {key: pair for key, pair in zip(keys, some, strict=True) if key not in seen}
@@ -109,6 +113,20 @@ class Flight:
             self._places.extend(map(seen.__getitem__, keys))
             if fresh:
                 yield self._chunk(fresh, digests)
+
+    def _cut(self, pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+        """Yield the pairs in lists that are chunks."""
+        some: list[Pair] = []
+        tokens, most = self._at_once or (math.inf, _CHUNK)
+        length = 0
+        for pair in pairs:
+            some.append(pair)
+            length += len(pair[1])
+            if len(some) == most or length >= tokens * self._characters * _FILL:
+                yield some
+                some, length = [], 0
+        if some:
+            yield some
 
     def _chunk(self, fresh: dict[bytes, Pair], digests: dict[str, bytes]) -> Chunk:
         keys = list(fresh)
@@ -127,6 +145,8 @@ class Flight:
         started = time.perf_counter()
         encoded = self._encoder.encode(chunk.pairs, chunk.digests)
         self._times["tokenize_ms"] += (time.perf_counter() - started) * 1000
+        if self._at_once and len(encoded):
+            self._characters = sum(len(document) for _, document in chunk.pairs) / len(encoded.ids)
         return encoded
 
     def submit(self, chunk: Chunk, encoded: EncodedPairs) -> None:
@@ -169,20 +189,6 @@ class Flight:
         details: dict[str, Any] = {name: np.ascontiguousarray(rows[name]) for name in _ROW.names or ()}
         details |= self._times | self._counts
         return Scores(**details)
-
-
-def _cut(pairs: Iterable[Pair], characters: int | None) -> Iterator[list[Pair]]:
-    """Yield the pairs in lists of `_CHUNK`, or of fewer as soon as they have so many characters."""
-    some: list[Pair] = []
-    length = 0
-    for pair in pairs:
-        some.append(pair)
-        length += len(pair[1])
-        if len(some) == _CHUNK or (characters and length >= characters):
-            yield some
-            some, length = [], 0
-    if some:
-        yield some
 
 
 def _digests(texts: Iterable[str]) -> dict[str, bytes]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rerank_plugins.scoring.engines.batches import Shape
 from rerank_plugins.scoring.pairs import EncodedPairs
 
 __all__ = ["Collect", "Engine", "PaddingEngine", "capturing", "free_cached_memory"]
@@ -43,8 +44,13 @@ class Engine(Protocol):
         """How many batches may be launched before the first is collected; 0 if launching waits for it."""
         ...
 
+    @property
+    def at_once(self) -> Shape | None:
+        """The largest batch that any thread may launch in a moment; None if there is no such batch."""
+        ...
+
     def takes_at_once(self, pairs: EncodedPairs) -> bool:
-        """Whether launching these pairs, all together, is a moment's work in any thread, without padding."""
+        """Whether these pairs, all together, are a batch of this kind now."""
         ...
 
     def launch(self, pairs: EncodedPairs, indices: NDArray[np.int64]) -> Collect:
@@ -61,6 +67,7 @@ class PaddingEngine:
 
     pads = True
     ahead = 0
+    at_once: Shape | None = None
 
     def takes_at_once(self, pairs: EncodedPairs) -> bool:  # noqa: ARG002
         """Launching takes as long as scoring."""

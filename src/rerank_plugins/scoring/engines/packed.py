@@ -24,7 +24,7 @@ from rerank_plugins.scoring.engines.attention import Attention, PaddedAttention,
 from rerank_plugins.scoring.engines.base import Collect, free_cached_memory
 from rerank_plugins.scoring.engines.batches import PackedBatch, Shape, pack
 from rerank_plugins.scoring.engines.bert import BertLayer, BertNetwork
-from rerank_plugins.scoring.engines.graphs import Graphs
+from rerank_plugins.scoring.engines.graphs import SHAPES, Graphs
 from rerank_plugins.scoring.engines.operators import PLAIN, Operators
 from rerank_plugins.scoring.pairs import EncodedPairs
 
@@ -129,6 +129,11 @@ class PackedEngine:
         """Bytes held by the weights, and by the graphs that are captured."""
         captured = 0 if self._graphs is None else self._graphs.memory
         return self._weights + captured
+
+    @property
+    def at_once(self) -> Shape | None:
+        """The largest batch for which there may be a graph."""
+        return None if self._graphs is None else SHAPES[-1]
 
     def takes_at_once(self, pairs: EncodedPairs) -> bool:
         """Whether there is a graph for them; without one each thread needs a workspace of cuBLAS."""
