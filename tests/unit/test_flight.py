@@ -106,6 +106,9 @@ async def test_pieces_for_a_device_give_the_same_scores_in_the_same_order(
     # Most went the short way, on which nothing is joined with what others asked.
     assert own_device.stats.batches > 30
     assert own_device.score("q", []).shape == (0,)
+    batches = own_device.stats.batches
+    assert own_device.score_pairs([(f"query {i}", "") for i in range(80)]).shape == (80,)
+    assert own_device.stats.batches - batches < 30  # empty documents fill a piece, too
 
 
 def test_pieces_fill_what_the_device_takes_whatever_the_language(

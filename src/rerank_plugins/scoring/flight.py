@@ -121,7 +121,7 @@ class Flight:
         length = 0
         for pair in pairs:
             some.append(pair)
-            length += len(pair[1])
+            length += _length(pair)
             if len(some) == most or length >= tokens * self._characters * _FILL:
                 yield some
                 some, length = [], 0
@@ -146,7 +146,7 @@ class Flight:
         encoded = self._encoder.encode(chunk.pairs, chunk.digests)
         self._times["tokenize_ms"] += (time.perf_counter() - started) * 1000
         if self._at_once and len(encoded):
-            self._characters = sum(len(document) for _, document in chunk.pairs) / len(encoded.ids)
+            self._characters = sum(map(_length, chunk.pairs)) / len(encoded.ids)
         return encoded
 
     def submit(self, chunk: Chunk, encoded: EncodedPairs) -> None:
@@ -189,6 +189,11 @@ class Flight:
         details: dict[str, Any] = {name: np.ascontiguousarray(rows[name]) for name in _ROW.names or ()}
         details |= self._times | self._counts
         return Scores(**details)
+
+
+def _length(pair: Pair) -> int:
+    """Return the characters of a pair's document, and one more, as an empty one takes tokens too."""
+    return len(pair[1]) + 1
 
 
 def _digests(texts: Iterable[str]) -> dict[str, bytes]:
