@@ -6,13 +6,14 @@ Each document is a passage of BM25's top 100 for the TREC Deep Learning tracks, 
 meets words that it has not met before, which made texts of a small vocabulary do not show.
 """
 
-import gzip
 import json
 import random
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from rerank_plugins.files import read_file, read_hits
 
 HITS = ("BM25.dl19.top100.json.gz", "BM25.dl21.top100.json.gz")
 
@@ -26,10 +27,10 @@ def main(
     queries: list[str] = []
     texts: dict[str, None] = {}
     for name in HITS:
-        with gzip.open(data / "trec-dl" / name, "rt", encoding="utf-8") as file:
-            topics = json.load(file)
-        queries += [topic["query"] for topic in topics]
-        texts |= {hit["content"]: None for topic in topics for hit in topic["hits"]}
+        path = data / "trec-dl" / name
+        for hits in read_hits(name, read_file(path)):
+            queries.append(hits.query)
+            texts |= {text: None for _, text in hits.documents}
     passages = list(texts)
     random.Random(0).shuffle(passages)  # noqa: S311 - no secret
     whole = len(passages) // candidates

@@ -14,12 +14,13 @@ def blocks(table: Table, read: Callable[[str], dict[str, Any]]) -> dict[str, Cal
         """Strings to scores: each of ours, and the best of the peers in the same rounds."""
         lines = []
         for row in read(name)["summary"]:
-            if members and row["model"].removeprefix("ms-marco-") not in members:
+            model = row["model"].removeprefix("ms-marco-")
+            if members and model not in members:
                 continue
             (results,) = read(name)["runs"][f"{row['model']}, {row['lengths']}"]["results"].values()
             rates = {one["name"]: one["rounds"] for one in results}
             theirs = rates[row["best peer"]]
-            cells = [row["model"].removeprefix("ms-marco-"), row["lengths"]]
+            cells = [model, row["lengths"]]
             for dtype in ("float32", "bfloat16", "float16"):
                 ours = rates[f"rerank-plugins torch:{dtype}"]
                 times = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))

@@ -89,7 +89,7 @@ def test_running_out_of_memory_changes_no_score(tiny: Path) -> None:
         expected = scorer.score(QUERY, documents)
     total = torch.cuda.get_device_properties(0).total_memory
     with CrossEncoderScorer(str(tiny), device="cuda", cuda_graphs="off", max_batch_tokens=2**20) as scorer:
-        # One request: calls come in pieces that would fit.
+        # One request: calls come in chunks that may fit.
         pairs = scorer._loaded.encoder.encode([(QUERY, text) for text in documents])
         torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**26) / total)
         try:

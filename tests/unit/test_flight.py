@@ -130,7 +130,7 @@ def test_pieces_fill_what_the_device_takes_whatever_the_language(
             assert all(350 < size <= 500 for size in sizes[1:-1]), sizes
 
 
-def test_pieces_bound_memory_by_characters(own_device: CrossEncoderScorer) -> None:
+def test_pieces_bound_memory(own_device: CrossEncoderScorer) -> None:
     Text.most = Text.alive
     own_device.score("q", (Text(f"number {i} " + "x" * 50) for i in range(500)))
     assert Text.alive == 0

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,7 +143,7 @@ class Round:
 
     def finish(self) -> None:
         """Hand every request its part; one that failed has its answer already."""
-        for (job, taken), begin, end in zip(self._slices, [0, *self._ends], self._ends, strict=False):
+        for (job, taken), (begin, end) in zip(self._slices, pairwise([0, *self._ends]), strict=True):
             job.place(taken, self._logits[begin:end])
 
 

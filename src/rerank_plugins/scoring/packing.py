@@ -29,9 +29,9 @@ def plan_batches(
 
     Returns:
         int64 index arrays, longest pairs first, so that the largest memory need comes first; every
-        index in exactly one of them.
+        index in exactly one of them. Without padding, what fits into one batch keeps its order.
     """
-    if not pads and lengths.sum() <= max_tokens:  # one batch, in any order
+    if not pads and lengths.sum() <= max_tokens:
         return [np.arange(len(lengths))] if len(lengths) else []
     order = np.argsort(-lengths, kind="stable")
     ordered = lengths[order]
