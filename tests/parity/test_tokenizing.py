@@ -139,11 +139,25 @@ def test_the_first_ids_of_any_text(plain: Tokenizer, texts: list[str], limit: in
 def test_what_is_not_read_costs_nothing(plain: Tokenizer) -> None:
     ours = TextTokenizer(plain)
     ours.ids([" ".join(f"word{i}" for i in range(100_000))], 16)
-    assert len(ours._words) == 16
+    assert ours._table.used <= 1 + 16 * tokenizing._CHARACTERS_PER_TOKEN // len("word0 ") + 1
+
+
+def test_words_of_all_lengths_are_remembered_or_not(plain: Tokenizer) -> None:
+    ours = TextTokenizer(plain)
+    # Nulls are bytes of words, too, and those of a row that are no word's.
+    words = [letter * size for size in range(70) for letter in ("a", "é", "中", "\x00")]
+    words += [word + "\x00" for word in words] + ["\x00" + word for word in words]
+    for _ in range(2):
+        assert [numbers(ids) for ids in ours.ids(words, 10**6)] == whole(plain, words)
+    known = ours._table.used
+    ours.ids(["a" * 31, "é" * 15], 10**6)
+    assert ours._table.used == known
+    ours.ids(["a" * 32, "é" * 16], 10**6)
+    assert ours._table.used == known + 2
 
 
 def test_threads_while_words_are_forgotten(plain: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenizing, "_MOST_WORDS", 50)
+    monkeypatch.setattr(tokenizing, "_MOST_WORDS", 64)
     ours = TextTokenizer(plain)
     texts = [make_text(1 + i % 60, seed=i) for i in range(200)]
     expected = whole(plain, texts)
@@ -154,7 +168,7 @@ def test_threads_while_words_are_forgotten(plain: Tokenizer, monkeypatch: pytest
 
     with ThreadPoolExecutor(16) as pool:
         assert all(pool.map(encode, range(32)))
-    assert len(ours._words) <= 50 + 60
+    assert ours._table.used <= 64 + 60
 
 
 def test_other_tokenizers_get_whole_texts(plain: Tokenizer) -> None:
