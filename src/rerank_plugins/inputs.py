@@ -53,9 +53,13 @@ def check_documents(documents: Iterable[Any]) -> Iterable[str]:
             f"{shorten(documents)}; put a single document into a list"
         )
         raise InvalidTypeError(msg)
+    if not isinstance(documents, Iterator):
+        # Nothing is scored before everything was checked, where all is at hand.
+        documents = list(documents)
+        if set(map(type, documents)) <= {str}:  # nearly always, and no Python runs for each
+            return documents
     checked = (_check_text(text, f"documents[{i}]") for i, text in enumerate(documents))
-    # Nothing is scored before everything was checked, where all is at hand.
-    return checked if isinstance(documents, Iterator) else list(checked)
+    return list(checked) if isinstance(documents, list) else checked
 
 
 def check_pairs(pairs: Iterable[Any]) -> Iterable[tuple[str, str]]:

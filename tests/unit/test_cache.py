@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank_plugins import CrossEncoderScorer, InvalidInputError, Reranker
-from rerank_plugins.scoring.cache import ContentCache, digest
-from rerank_plugins.scoring.pairs import PairEncoder
+from rerank_plugins.scoring.cache import ContentCache, digests
+from rerank_plugins.scoring.pairs import PairEncoder, Texts
 from tests.texts import make_text
 
 TEXTS = [make_text(1 + i % 50, seed=i) for i in range(120)]
@@ -18,9 +18,35 @@ TEXTS = [make_text(1 + i % 50, seed=i) for i in range(120)]
 
 @given(texts=st.lists(st.text(), min_size=2, max_size=2, unique=True))
 def test_digests_tell_texts_apart(texts: list[str]) -> None:
-    assert digest(texts[0]) == digest(texts[0])
-    assert digest(texts[0]) != digest(texts[1])
-    assert len(digest(texts[0])) == 16
+    found = digests(iter([*texts, texts[0]]))
+    assert found == digests(texts)
+    assert found[texts[0]] != found[texts[1]]
+    assert len(found[texts[0]]) == 16
+
+
+def test_texts_that_are_not_unicode_are_named_also_in_a_stream() -> None:
+    with pytest.raises(InvalidInputError, match="lone surrogate"):
+        digests(iter(["fine", "not \ud800 fine"]))
+
+
+def test_what_is_encoded_together_is_what_each_is_alone(tiny_scorer: CrossEncoderScorer) -> None:
+    asked = [
+        [(TEXTS[1], text) for text in TEXTS[:3]],
+        [(TEXTS[1], TEXTS[2]), (TEXTS[60], "")],
+        [(TEXTS[49], TEXTS[2] * 9)],  # both are cut
+        [(TEXTS[0], TEXTS[0])],
+    ]
+    ours = encoder(tiny_scorer, 10**6)
+    for known in (False, True):
+        together, parts = ours.encode_together([Texts.of(pairs) for pairs in asked])
+        assert len(together) == sum(map(len, asked))
+        assert np.array_equal(together.ids, np.concatenate([part.ids for part in parts]))
+        for pairs, part in zip(asked, parts, strict=True):
+            alone = encoder(tiny_scorer, 0).encode(pairs)
+            for name in ("ids", "offsets", "boundaries", "document_tokens", "truncated", "query_truncated"):
+                np.testing.assert_array_equal(getattr(part, name), getattr(alone, name))
+            assert part.texts == alone.texts
+            assert part.cached_texts == (part.texts if known else 0)
 
 
 def test_least_recently_used_goes_first_and_the_bound_holds() -> None:

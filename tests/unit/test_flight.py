@@ -1,19 +1,22 @@
 """One call, chunk by chunk: any number of documents in bounded memory."""
 
-from collections.abc import Iterator
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 from rerank_plugins import CrossEncoderScorer, InvalidTypeError, ScorerClosedError
-from rerank_plugins.scoring.direct import Direct
-from rerank_plugins.scoring.dispatch import Worker
+from rerank_plugins.scoring.engines.base import Collect
 from rerank_plugins.scoring.engines.batches import Shape
 from rerank_plugins.scoring.engines.torch import TorchEngine
 from rerank_plugins.scoring.flight import _CHUNK
-from rerank_plugins.scoring.pairs import EncodedPairs
+from rerank_plugins.scoring.pairs import EncodedPairs, Texts
 
 
 class Text(str):
@@ -88,6 +91,7 @@ def own_device(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CrossEnc
     """Yield a scorer whose engine passes for one on a device of its own, with pieces of some texts."""
     monkeypatch.setattr(TorchEngine, "takes_at_once", lambda self, pairs: len(pairs) > 2)
     monkeypatch.setattr(TorchEngine, "at_once", Shape(64, 8))
+    monkeypatch.setattr(TorchEngine, "ahead", 1)
     with CrossEncoderScorer(str(tiny), device="cpu", engine="torch", max_length=78) as scorer:
         yield scorer
 
@@ -103,7 +107,6 @@ async def test_pieces_for_a_device_give_the_same_scores_in_the_same_order(
         await own_device.ascore("q", texts),
     ):
         np.testing.assert_allclose(logits, expected, atol=1e-5, rtol=0)
-    # Most went the short way, on which nothing is joined with what others asked.
     assert own_device.stats.batches > 30
     assert own_device.score("q", []).shape == (0,)
     batches = own_device.stats.batches
@@ -115,13 +118,13 @@ def test_pieces_fill_what_the_device_takes_whatever_the_language(
     own_device: CrossEncoderScorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    start = Worker.start
+    launch = TorchEngine.launch
 
-    def noting(worker: Worker, pairs: EncodedPairs) -> Direct | None:
+    def noting(engine: TorchEngine, pairs: EncodedPairs, indices: np.ndarray) -> Collect:
         sizes.append(len(pairs.ids))
-        return start(worker, pairs)
+        return launch(engine, pairs, indices)
 
-    monkeypatch.setattr(Worker, "start", noting)
+    monkeypatch.setattr(TorchEngine, "launch", noting)
     monkeypatch.setattr(TorchEngine, "at_once", Shape(500, 100))
     with CrossEncoderScorer(own_device.settings.model, device="cpu", engine="torch") as scorer:
         for word in ("internationalisation", "7"):  # a token has many characters, or one
@@ -135,3 +138,45 @@ def test_pieces_bound_memory(own_device: CrossEncoderScorer) -> None:
     own_device.score("q", (Text(f"number {i} " + "x" * 50) for i in range(500)))
     assert Text.alive == 0
     assert Text.most < 20
+
+
+def test_what_waits_is_tokenised_together(own_device: CrossEncoderScorer) -> None:
+    calls = [(f"query {i % 3}", [f"number {i} {j}" for j in range(1 + i % 5)]) for i in range(200)]
+    expected = [own_device.score(*call) for call in calls]
+    encoder = own_device._loaded.encoder
+    together: list[int] = []
+    encode = encoder.encode_together
+
+    def noting(parts: Sequence[Texts]) -> tuple[EncodedPairs, list[EncodedPairs]]:
+        together.append(len(parts))
+        time.sleep(0.002)  # others come meanwhile
+        return encode(parts)
+
+    with patch.object(encoder, "encode_together", noting), ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda call: own_device.score_detailed(*call), calls))
+    for (_, documents), scores, logits in zip(calls, found, expected, strict=True):
+        np.testing.assert_allclose(scores.logits, logits, atol=1e-5, rtol=0)
+        assert scores.texts == scores.token_cache_hits == 1 + len(documents)
+        assert (scores.document_tokens > 0).all()
+        assert scores.tokenize_ms > 0
+    assert sum(together) == len(calls)
+    assert max(together) > 1
+
+
+async def test_tasks_need_no_other_thread_to_tokenise(own_device: CrossEncoderScorer) -> None:
+    with patch.object(own_device._loaded.tokenizing, "submit", side_effect=AssertionError):
+        texts = [f"number {i}" for i in range(50)]
+        found = await asyncio.gather(*(own_device.ascore(f"query {i}", texts) for i in range(20)))
+    for i, logits in enumerate(found):
+        np.testing.assert_allclose(logits, own_device.score(f"query {i}", texts), atol=1e-5, rtol=0)
+
+
+def test_a_tokenizer_that_fails_fails_its_round_and_no_more(own_device: CrossEncoderScorer) -> None:
+    encoder = own_device._loaded.encoder
+    with patch.object(encoder, "encode_together", side_effect=RuntimeError("broken")):
+        for _ in range(5):  # and gives its place on the device back
+            with pytest.raises(RuntimeError, match="broken"):
+                own_device.score("q", ["d"])
+        with pytest.raises(RuntimeError, match="broken"):
+            asyncio.run(own_device.ascore("q", ["d"]))
+    assert own_device.score("q", ["d"]).shape == (1,)

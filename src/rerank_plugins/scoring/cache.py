@@ -7,21 +7,29 @@ threads may share them.
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from typing import Generic, TypeVar
 
-__all__ = ["ContentCache", "digest"]
+from rerank_plugins.inputs import refuse_surrogates
+
+__all__ = ["ContentCache", "digests"]
 
 V = TypeVar("V")
 
 
-def digest(text: str) -> bytes:
-    """Return 16 bytes for a text, the same in every process.
+def digests(texts: Iterable[str]) -> dict[str, bytes]:
+    """Return 16 bytes for each text, the same in every process.
 
     Raises:
-        UnicodeEncodeError: If the text is not valid Unicode.
+        InvalidInputError: If a text is not valid Unicode (holds a lone surrogate).
     """
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+    hashed = hashlib.blake2b
+    different = dict.fromkeys(texts)
+    try:
+        return {text: hashed(text.encode(), digest_size=16).digest() for text in different}
+    except UnicodeError:
+        refuse_surrogates(different)
+        raise
 
 
 class ContentCache(Generic[V]):
@@ -45,7 +53,7 @@ class ContentCache(Generic[V]):
         self._lock = threading.Lock()
         self.used = 0
 
-    def find(self, keys: Sequence[bytes]) -> dict[bytes, V]:
+    def find(self, keys: Collection[bytes]) -> dict[bytes, V]:
         """Return what is known of `keys`."""
         values = self._values
         if not values:

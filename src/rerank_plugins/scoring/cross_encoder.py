@@ -4,6 +4,7 @@ import asyncio
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from itertools import repeat
 from typing import Any, Self
 
 import numpy as np
@@ -13,6 +14,7 @@ from rerank_plugins.errors import InvalidInputError, ScorerClosedError
 from rerank_plugins.inputs import check_documents, check_pairs, check_query
 from rerank_plugins.scoring import registry
 from rerank_plugins.scoring.flight import Flight
+from rerank_plugins.scoring.jobs import Work
 from rerank_plugins.scoring.protocol import Extent, ScorerInfo, Scores, Span
 from rerank_plugins.scoring.tally import WorkerStats
 from rerank_plugins.settings import ScorerSettings
@@ -122,11 +124,13 @@ class CrossEncoderScorer:
 
     async def ascore_detailed(self, query: str, documents: Iterable[str]) -> Scores:
         """Score like `score_detailed`, without blocking the event loop."""
-        loop = asyncio.get_running_loop()
+        loop, worker = asyncio.get_running_loop(), self._loaded.worker
         with self._takeoff() as flight:
             for chunk in flight.chunks(_pair_up(query, documents)):
-                encoded = await loop.run_in_executor(self._loaded.tokenizing, flight.encode, chunk)
-                flight.submit(chunk, encoded)
+                work: Work = chunk.texts
+                if len(chunk.texts) and not worker.tokenizes:
+                    work = await loop.run_in_executor(self._loaded.tokenizing, worker.encode, chunk.texts)
+                flight.submit(chunk, work)
                 while flight.full and isinstance(flight.oldest, Future):
                     flight.land(await asyncio.wrap_future(flight.oldest))
             while isinstance(flight.oldest, Future):
@@ -175,7 +179,7 @@ class CrossEncoderScorer:
     def _run(self, pairs: Iterable[tuple[str, str]]) -> Scores:
         with self._takeoff() as flight:
             for chunk in flight.chunks(pairs):
-                flight.start(chunk, flight.encode(chunk))
+                flight.start(chunk)
                 while flight.full and flight.oldest:
                     flight.land(flight.oldest.result())
             while flight.oldest:
@@ -206,6 +210,4 @@ def _from_settings(settings: ScorerSettings) -> CrossEncoderScorer:
 
 
 def _pair_up(query: str, documents: Iterable[str]) -> Iterator[tuple[str, str]]:
-    checked = check_query(query)
-    texts = check_documents(documents)
-    return ((checked, document) for document in texts)
+    return zip(repeat(check_query(query)), check_documents(documents), strict=False)

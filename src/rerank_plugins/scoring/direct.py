@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank_plugins.scoring.jobs import Scored
+from rerank_plugins.scoring.pairs import EncodedPairs
 
 __all__ = ["Direct"]
 
@@ -20,11 +21,15 @@ class Direct:
     """Scores on their way from the device.
 
     Args:
+        pairs: What was launched.
         collect: Waits for float32 logits [n]; called once, by the thread that asks.
         slot: Released when they have come, or nobody wants them any more.
     """
 
-    def __init__(self, collect: Callable[[], NDArray[np.float32]], slot: threading.Semaphore) -> None:
+    def __init__(
+        self, pairs: EncodedPairs, collect: Callable[[], NDArray[np.float32]], slot: threading.Semaphore
+    ) -> None:
+        self._pairs = pairs
         self._collect = collect
         self._slot: threading.Semaphore | None = slot
         self._began = time.perf_counter()
@@ -39,7 +44,8 @@ class Direct:
             logits = self._collect()
         finally:
             self.cancel()
-        return Scored(logits, queue_ms=0.0, compute_ms=(time.perf_counter() - self._began) * 1000)
+        spent = (time.perf_counter() - self._began) * 1000
+        return Scored(self._pairs, logits, queue_ms=0.0, compute_ms=spent)
 
     def cancel(self) -> None:
         """Let them go. The device finishes what it was given."""

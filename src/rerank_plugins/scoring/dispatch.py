@@ -1,8 +1,7 @@
 """`Worker`: a thread for each engine, and what callers queue joined into full batches.
 
-Callers tokenise in their own threads and queue token arrays. Whenever an engine is free its thread takes a
-round of what waits, packs it into token-budget batches across requests, and answers each request when its
-last pair is scored. When nothing waits, a request starts at once.
+Whenever an engine is free its thread takes a round of what waits, packs it into token-budget batches across
+requests, and answers each request when its last pair is scored. When nothing waits, a request starts at once.
 
 A round is a few batches, and more when more waits than fit: sorted by length together pairs pad less, and
 who comes next waits for all of them in any case. Requests are served first come, first served, but for
@@ -10,10 +9,14 @@ long ones, which share a quarter of each round. So a request waits for
 what came before it, at three quarters of full speed in the worst case, and for the end of its round, whatever
 long requests are there; and the long always move.
 
-An engine on a device of its own works on one batch while the next is prepared and the last is answered. When
-it is idle, a caller may launch a small batch by itself: see `Worker.start`.
+Where an engine computes on the CPU, callers tokenise in their own threads meanwhile. An engine on a device of
+its own works on one batch while its thread tokenises the next, of all requests in it at once, and answers the
+last: under load a caller then sleeps through all but its own beginning and end, and changes of thread, which
+cost as much as small requests, are few. When such an engine is idle, a caller may launch a small batch by
+itself: see `Worker.start`.
 """
 
+import math
 import os
 import threading
 import time
@@ -30,9 +33,9 @@ from rerank_plugins.errors import QueueFullError, ScorerClosedError, ScoringErro
 from rerank_plugins.scoring.direct import Direct
 from rerank_plugins.scoring.engines.base import Collect, Engine, free_cached_memory
 from rerank_plugins.scoring.engines.batches import Shape
-from rerank_plugins.scoring.jobs import Job, Round, Scored, Slice
+from rerank_plugins.scoring.jobs import Job, Round, Scored, Slice, Work
 from rerank_plugins.scoring.packing import plan_batches
-from rerank_plugins.scoring.pairs import EncodedPairs
+from rerank_plugins.scoring.pairs import EncodedPairs, PairEncoder, Texts
 from rerank_plugins.scoring.tally import WorkerStats
 
 __all__ = ["Worker"]
@@ -47,6 +50,8 @@ _LONG_SHARE = 4
 _MOST_BATCHES_PER_ROUND = 16
 # A request of more batches is long: some 400 passages on CPU, or 100 chunks of 250 tokens.
 _LONG_BATCHES = 32
+# How far to fill what an engine takes at once: how many tokens texts have is an estimate.
+_FILL = 0.93
 
 
 class Worker:
@@ -55,30 +60,38 @@ class Worker:
     Args:
         engines: Replicas of one model; from now on only their threads touch them.
         max_batch_tokens: Tokens of a batch, padding included where the engine pads.
+        encoder: Tokenises; None: all comes tokenised.
         batch_cost: What a batch costs besides its tokens, in tokens; see `plan_batches`.
         max_queue_tokens: Tokens that may wait; a request that comes when nothing waits is always taken.
+
+    Attributes:
+        tokenizes: Whether the engines' threads tokenise. Otherwise callers do, with `encode`.
     """
 
     def __init__(
         self,
         engines: Sequence[Engine],
         max_batch_tokens: int,
+        encoder: PairEncoder | None = None,
         *,
         batch_cost: int = 0,
         max_queue_tokens: int = 2**24,
     ) -> None:
+        self._encoder = encoder
         self._batch_cost = batch_cost
         self._max_batch_tokens = max_batch_tokens
         self._max_queue_tokens = max_queue_tokens
         self._short: deque[Job] = deque()
         self._long: deque[Job] = deque()
+        self._queued_tokens = 0
         self._wake = threading.Condition()
         self._closed = False
         self._done = WorkerStats()
         self._at_once = engines[0].at_once
+        self.tokenizes = encoder is not None and engines[0].ahead > 0
         # Threads do not survive a fork: waiting for these in a child would take forever.
         self._process = os.getpid()
-        self._lines = [_Line(self, engine) for engine in engines]
+        self._lines = [_Line(self, engine, encoder) for engine in engines]
         self._threads = [
             threading.Thread(target=line.run, name=f"rerank-worker-{i}", daemon=True)
             for i, line in enumerate(self._lines)
@@ -105,18 +118,28 @@ class Worker:
 
     @property
     def at_once(self) -> Shape | None:
-        """The largest batch that `start` may take, tokens and pairs; None if it takes none."""
+        """Tokens and pairs that a request best has for `start` to launch it; None if it launches none."""
         if self._at_once is None:
             return None
-        return self._at_once._replace(tokens=min(self._at_once.tokens, self._max_batch_tokens))
+        return self._at_once._replace(tokens=int(self._most_at_once * _FILL))
+
+    @property
+    def _most_at_once(self) -> int:
+        """Tokens of a batch of the kind that an engine is best given."""
+        return min(self._at_once.tokens, self._max_batch_tokens) if self._at_once else self._max_batch_tokens
 
     @property
     def lines(self) -> int:
         """How many engines take from the queue."""
         return len(self._lines)
 
-    def submit(self, pairs: EncodedPairs) -> "Future[Scored]":
-        """Queue pairs; cancelling the future drops what of them no round has taken yet.
+    def encode(self, texts: Texts) -> EncodedPairs:
+        """Tokenise in the caller's thread."""
+        assert self._encoder  # noqa: S101 - whoever has texts has given it
+        return self._encoder.encode_together([texts])[0]
+
+    def submit(self, work: Work) -> "Future[Scored]":
+        """Queue pairs, one or more; cancelling the future drops what of them no round has taken yet.
 
         Raises:
             QueueFullError: If more tokens would wait than may.
@@ -128,35 +151,58 @@ class Worker:
                 "a scorer must be used in the process that made it, but this one was forked; make "
                 "a new one here (pickling a scorer does that)"
             )
-        job = Job(pairs)
+        tokens = self._tokens(work)
+        job = Job(work, tokens)
         with self._wake:
             if self._closed:
                 raise ScorerClosedError("the scorer must be open, but it was closed; make a new one")
-            waiting = self._count_waiting()
-            if waiting and waiting + len(pairs.ids) > self._max_queue_tokens:
-                msg = (
-                    f"at most {self._max_queue_tokens} tokens may wait for the engine, but {waiting} do and "
-                    f"{len(pairs.ids)} came; try again later, or raise max_queue_tokens"
-                )
-                raise QueueFullError(msg)
-            long = len(pairs.ids) > self._max_batch_tokens * _LONG_BATCHES
+            if self._queued_tokens and self._queued_tokens + tokens > self._max_queue_tokens:
+                waiting = self._count_waiting()  # without those who no longer want an answer
+                if waiting and waiting + tokens > self._max_queue_tokens:
+                    msg = (
+                        f"at most {self._max_queue_tokens} tokens may wait for the engine, but {waiting} do "
+                        f"and {tokens} came; try again later, or raise max_queue_tokens"
+                    )
+                    raise QueueFullError(msg)
+            long = tokens > self._max_batch_tokens * _LONG_BATCHES
             (self._long if long else self._short).append(job)
+            self._queued_tokens += tokens
             self._wake.notify()
         return job.future
 
-    def start(self, pairs: EncodedPairs) -> Direct | None:
-        """Launch pairs on an engine that is idle and takes them at once, in the caller's thread.
+    def start(self, work: Work) -> "Direct | Future[Scored]":
+        """Take pairs from a caller who will wait for them in this thread.
 
-        Returns:
-            The scores to come; None if they have to be queued, with `submit`, which also deals with whatever
-            goes wrong.
+        Where an engine is idle that takes them at once, they are tokenised and launched here; else queued.
+
+        Raises:
+            QueueFullError, ScorerClosedError, ScoringError: As `submit`, which also deals with whatever goes
+                wrong.
         """
+        if isinstance(work, Texts) and not self.tokenizes:
+            work = self.encode(work)
+        for line in self._lines if self._idle else ():
+            started = line.start(work)
+            if isinstance(started, Direct):
+                return started
+            if started:  # tokenised, but not launched
+                work = started
+                break
+        return self.submit(work)
+
+    @property
+    def _idle(self) -> bool:
+        """Whether callers may launch: nobody waits who came before."""
         if self._at_once is None or self._process != os.getpid():
-            return None
-        with self._wake:
-            if self._closed or self._short or self._long or len(pairs.ids) > self._max_batch_tokens:
-                return None
-        return next(filter(None, (line.start(pairs) for line in self._lines)), None)
+            return False
+        return not (self._closed or self._short or self._long)
+
+    def _tokens(self, work: Work) -> int:
+        """Return how many tokens there are, or may be."""
+        if isinstance(work, EncodedPairs):
+            return len(work.ids)
+        assert self._encoder  # noqa: S101 - whoever has texts has given it
+        return self._encoder.expected_tokens(work)
 
     def close(self) -> None:
         """Finish the rounds that run, fail what still waits, and free the engines."""
@@ -165,6 +211,7 @@ class Worker:
             waiting = [*self._short, *self._long]
             self._short.clear()
             self._long.clear()
+            self._queued_tokens = 0
             self._wake.notify_all()
         for job in waiting:
             job.fail(ScorerClosedError("the scorer was closed while this waited"))
@@ -189,7 +236,7 @@ class Worker:
 
     def plan(self, lengths: NDArray[np.int64], *, pads: bool) -> list[NDArray[np.int64]]:
         """Split pairs into batches of an engine that pads, or does not."""
-        return plan_batches(lengths, self._max_batch_tokens, self._batch_cost, pads=pads)
+        return plan_batches(lengths, self._most_at_once, self._batch_cost, pads=pads)
 
     def count(self, lengths: NDArray[np.int64], *, pads: bool) -> None:
         """Note a batch of pairs of these lengths that an engine has scored."""
@@ -207,9 +254,7 @@ class Worker:
 
     def _take_round(self) -> Iterator[Slice]:
         """Take the slices of one round: of the short in order, and of the long their share, by turns."""
-        waiting = sum(job.waiting_tokens for job in self._short) // self.lines
-        least, most = (self._max_batch_tokens * n for n in (_BATCHES_PER_ROUND, _MOST_BATCHES_PER_ROUND))
-        whole = min(max(least, waiting), most)
+        whole, seats = self._round()
         share = whole // _LONG_SHARE
         # Counted now: what is put back below waits for the next round.
         turns = (
@@ -217,18 +262,36 @@ class Worker:
             (self._long, len(self._long), share),
         )
         for queue, count, room in turns:
+            left = room
             for _ in range(count):
-                if room <= 0:
+                job = queue[0]
+                split = isinstance(job.work, EncodedPairs)
+                # The first is taken in any case.
+                if left <= 0 or (
+                    left < room and not split and (job.waiting_tokens > left or len(job) > seats)
+                ):
                     break
-                job = queue.popleft()
+                queue.popleft()
+                before = job.waiting_tokens
+                self._queued_tokens -= before
                 if job.future.done():  # cancelled, or failed in an earlier round
                     continue
-                indices = job.take(room)
-                room -= int(job.pairs.lengths[indices].sum())
+                indices = job.take(left)
+                left -= before - job.waiting_tokens
+                seats -= len(indices)
                 yield job, indices
                 if job.waiting_tokens:  # the first of the short stays first, the long take turns
+                    self._queued_tokens += job.waiting_tokens
                     (queue.append if queue is self._long else queue.appendleft)(job)
                     break
+
+    def _round(self) -> tuple[int, float]:
+        """Return how many tokens and pairs a round has."""
+        if self._at_once:
+            return self._most_at_once * _BATCHES_PER_ROUND, self._at_once.segments * _BATCHES_PER_ROUND
+        waiting = sum(job.waiting_tokens for job in self._short) // self.lines
+        least, most = (self._max_batch_tokens * n for n in (_BATCHES_PER_ROUND, _MOST_BATCHES_PER_ROUND))
+        return min(max(least, waiting), most), math.inf
 
 
 @dataclass(frozen=True)
@@ -244,33 +307,46 @@ class _Flying:
 class _Line:
     """One engine and its thread: takes rounds, launches their batches, lands them in order."""
 
-    def __init__(self, worker: Worker, engine: Engine) -> None:
+    def __init__(self, worker: Worker, engine: Engine, encoder: PairEncoder | None) -> None:
         self._worker = worker
+        self._encoder = encoder
         self._engine = engine
         self._flying: deque[_Flying] = deque()
         self._landed = 0.0
+        self._scoring = False
         # Held while the engine is called: callers launch, too.
         self._launching = threading.Lock()
         self._slots = threading.BoundedSemaphore(engine.ahead + 1)
         self._closed = False
 
-    def start(self, pairs: EncodedPairs) -> Direct | None:
-        """Launch pairs from the caller's thread; None if the engine is busy, or would keep it waiting."""
-        if not self._launching.acquire(blocking=False):
+    def start(self, work: Work) -> Direct | EncodedPairs | None:
+        """Tokenise and launch in the caller's thread.
+
+        Returns:
+            The scores to come; the pairs if they cannot be launched; None if the engine has work already.
+        """
+        if self._scoring or self._flying or not self._slots.acquire(blocking=False):
+            return None
+        collect: Collect | None = None
+        try:
+            pairs = work if isinstance(work, EncodedPairs) else self._worker.encode(work)
+            collect = self._launch_at_once(pairs)
+        finally:
+            if collect is None:
+                self._slots.release()
+        return pairs if collect is None else Direct(pairs, lambda: self._fetch(pairs, collect), self._slots)
+
+    def _launch_at_once(self, pairs: EncodedPairs) -> Collect | None:
+        if len(pairs.ids) > self._worker.max_batch_tokens or not self._launching.acquire(blocking=False):
             return None
         try:
             if self._closed or self._flying or not self._engine.takes_at_once(pairs):
                 return None
-            if not self._slots.acquire(blocking=False):
-                return None
-            try:
-                collect = self._engine.launch(pairs, np.arange(len(pairs)))
-            except Exception:  # noqa: BLE001 - from the queue it is launched again, and its failure dealt with
-                self._slots.release()
-                return None
+            return self._engine.launch(pairs, np.arange(len(pairs)))
+        except Exception:  # noqa: BLE001 - from the queue it is launched again, and its failure dealt with
+            return None
         finally:
             self._launching.release()
-        return Direct(lambda: self._fetch(pairs, collect), self._slots)
 
     def _fetch(self, pairs: EncodedPairs, collect: Collect) -> NDArray[np.float32]:
         try:
@@ -286,7 +362,9 @@ class _Line:
         while True:
             slices = self._worker.next_round(wait=not self._flying)
             if slices:
+                self._scoring = True
                 self._score(slices)
+                self._scoring = False
             elif self._flying:
                 self._land()
             else:
@@ -297,7 +375,7 @@ class _Line:
 
     def _score(self, slices: list[Slice]) -> None:
         try:
-            round_ = Round(slices)
+            round_ = Round(slices, self._encoder)
             batches = self._worker.plan(round_.pairs.lengths, pads=self._engine.pads)
         except Exception as error:  # noqa: BLE001 - whatever happens, nobody waits forever
             for job, _ in slices:

@@ -1,39 +1,35 @@
 """`Flight`: one call on its way through caches, tokeniser and worker, chunk by chunk."""
 
-import math
-import time
 from array import array
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from itertools import chain, count
+from itertools import count
 from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank_plugins.inputs import refuse_surrogates
-from rerank_plugins.scoring.cache import ContentCache, digest
+from rerank_plugins.scoring.cache import ContentCache
 from rerank_plugins.scoring.direct import Direct
 from rerank_plugins.scoring.dispatch import Worker
-from rerank_plugins.scoring.jobs import Scored
-from rerank_plugins.scoring.pairs import EncodedPairs, PairEncoder
+from rerank_plugins.scoring.jobs import Scored, Work
+from rerank_plugins.scoring.pairs import Pair, PairEncoder, Texts
 from rerank_plugins.scoring.protocol import Scores
 
 __all__ = ["Chunk", "Flight", "Row"]
 
-Pair = tuple[str, str]
 # What is kept of a scored pair, here and in the score cache.
 Row = tuple[float, int, bool, bool]
 
 _ROW = np.dtype([("logits", "f4"), ("document_tokens", "i4"), ("truncated", "?"), ("query_truncated", "?")])
+_TOTALS = (
+    *("tokens", "texts", "token_cache_hits", "score_cache_hits", "out_of_memory"),
+    *("tokenize_ms", "queue_ms", "compute_ms"),
+)
 # Pairs tokenised and queued at once: bounds memory, and lets tokenising overlap with the engine.
 _CHUNK = 1024
-# Where the caller may launch by itself (see `Worker.start`), how far a chunk is to fill what it may launch.
-_FILL = 0.93
-# Characters of documents for each token of their pairs, until the call's own texts tell.
-_CHARACTERS = 3.7
 
 
 @dataclass(frozen=True)
@@ -44,21 +40,18 @@ class Chunk:
         keys: Digest of each of the n pairs.
         rows: [n], filled for the pairs that the score cache knew; the rest when they land.
         places: int64, which of the n have to be scored.
-        pairs: Those pairs.
-        digests: Of their texts.
+        texts: Those pairs.
     """
 
     keys: list[bytes]
     rows: NDArray[np.void]
     places: NDArray[np.int64]
-    pairs: list[Pair]
-    digests: dict[str, bytes]
+    texts: Texts
 
 
 @dataclass(frozen=True)
 class _Pending:
     chunk: Chunk
-    encoded: EncodedPairs
     answer: "Future[Scored] | Direct"
 
 
@@ -73,13 +66,11 @@ class Flight:
         self._encoder = encoder
         self._worker = worker
         self._cache = scores
-        self._at_once = worker.at_once
-        self._characters = _CHARACTERS
         self._pending: deque[_Pending] = deque()
         self._places = array("q")
         self._rows: list[NDArray[np.void]] = []
-        self._counts: Counter[str] = Counter()
-        self._times = {"tokenize_ms": 0.0, "queue_ms": 0.0, "compute_ms": 0.0}
+        # As `Scores` has them.
+        self._totals: dict[str, Any] = dict.fromkeys(_TOTALS, 0)
 
     def __enter__(self) -> Self:
         return self
@@ -106,100 +97,84 @@ class Flight:
         """
         seen: dict[bytes, int] = {}
         for some in self._cut(pairs):
-            digests = _digests(dict.fromkeys(chain.from_iterable(some)))
-            keys = [digests[query] + digests[document] for query, document in some]
-            fresh = {key: pair for key, pair in zip(keys, some, strict=True) if key not in seen}
+            texts = Texts.of(some)
+            keys = [texts.digests[query] + texts.digests[document] for query, document in some]
+            fresh = dict(zip(keys, some, strict=True))
+            if seen:
+                fresh = {key: pair for key, pair in fresh.items() if key not in seen}
             seen.update(zip(fresh, count(len(seen)), strict=False))
             self._places.extend(map(seen.__getitem__, keys))
             if fresh:
-                yield self._chunk(fresh, digests)
+                yield self._chunk(fresh, texts)
 
     def _cut(self, pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
         """Yield the pairs in lists that are chunks."""
         some: list[Pair] = []
-        tokens, most = self._at_once or (math.inf, _CHUNK)
-        length = 0
+        tokens, most = self._worker.at_once or (2**62, _CHUNK)
+        longest, room = self._encoder.most_characters, self._encoder.room_for(tokens)
         for pair in pairs:
             some.append(pair)
-            length += _length(pair)
-            if len(some) == most or length >= tokens * self._characters * _FILL:
+            room -= min(len(pair[1]), longest) + 1
+            if len(some) == most or room <= 0:
                 yield some
-                some, length = [], 0
+                some, room = [], self._encoder.room_for(tokens)
         if some:
             yield some
 
-    def _chunk(self, fresh: dict[bytes, Pair], digests: dict[str, bytes]) -> Chunk:
-        keys = list(fresh)
-        known = self._cache.find(keys)
-        self._counts["score_cache_hits"] += len(known)
+    def _chunk(self, fresh: dict[bytes, Pair], texts: Texts) -> Chunk:
+        keys, pairs = list(fresh), list(fresh.values())
         rows = np.empty(len(keys), dtype=_ROW)
-        places = [i for i, key in enumerate(keys) if key not in known]
-        for i, key in enumerate(keys):
-            if key in known:
-                rows[i] = known[key]
+        places = np.arange(len(keys))
         self._rows.append(rows)
-        return Chunk(keys, rows, np.array(places, dtype=np.int64), [fresh[keys[i]] for i in places], digests)
+        known = self._cache.find(keys)
+        if known:
+            self._totals["score_cache_hits"] += len(known)
+            for i, key in enumerate(keys):
+                if key in known:
+                    rows[i] = known[key]
+            places = np.array([i for i, key in enumerate(keys) if key not in known], dtype=np.int64)
+            pairs = [pairs[i] for i in places]
+        if len(pairs) < len(texts):
+            texts = Texts.of(pairs)
+        return Chunk(keys, rows, places, texts)
 
-    def encode(self, chunk: Chunk) -> EncodedPairs:
-        """Tokenise what has to be scored."""
-        started = time.perf_counter()
-        encoded = self._encoder.encode(chunk.pairs, chunk.digests)
-        self._times["tokenize_ms"] += (time.perf_counter() - started) * 1000
-        if self._at_once and len(encoded):
-            self._characters = sum(map(_length, chunk.pairs)) / len(encoded.ids)
-        return encoded
+    def start(self, chunk: Chunk) -> None:
+        """Score a chunk for this thread, which will wait for it; else as `submit`."""
+        if len(chunk.texts):
+            self._pending.append(_Pending(chunk, self._worker.start(chunk.texts)))
 
-    def submit(self, chunk: Chunk, encoded: EncodedPairs) -> None:
-        """Queue a chunk; one whose scores are all known has landed."""
-        if len(encoded):
-            self._pending.append(_Pending(chunk, encoded, self._worker.submit(encoded)))
-
-    def start(self, chunk: Chunk, encoded: EncodedPairs) -> None:
-        """Launch a chunk from this thread, which will wait for it, if an engine is idle; else queue it."""
-        direct = self._worker.start(encoded) if len(encoded) else None
-        if direct:
-            self._pending.append(_Pending(chunk, encoded, direct))
-        else:
-            self.submit(chunk, encoded)
+    def submit(self, chunk: Chunk, work: Work) -> None:
+        """Queue a chunk's texts, tokenised or not; if all its scores are known it has landed."""
+        if len(work):
+            self._pending.append(_Pending(chunk, self._worker.submit(work)))
 
     def land(self, scored: Scored) -> None:
         """Take the answer to the oldest chunk."""
-        pending = self._pending.popleft()
-        chunk, encoded = pending.chunk, pending.encoded
-        found = np.empty(len(encoded), dtype=_ROW)
+        chunk, encoded = self._pending.popleft().chunk, scored.pairs
+        whole = len(chunk.places) == len(chunk.rows)
+        found = chunk.rows if whole else np.empty(len(encoded), dtype=_ROW)
         found["logits"] = scored.logits
-        for name in ("document_tokens", "truncated", "query_truncated"):
-            found[name] = getattr(encoded, name)
-        chunk.rows[chunk.places] = found
+        found["document_tokens"] = encoded.document_tokens
+        found["truncated"] = encoded.truncated
+        found["query_truncated"] = encoded.query_truncated
+        if not whole:
+            chunk.rows[chunk.places] = found
         if self._cache.enabled:
             rows = cast("list[Row]", found.tolist())
             self._cache.keep((chunk.keys[i], row) for i, row in zip(chunk.places, rows, strict=True))
-        self._counts["tokens"] += len(encoded.ids)
-        self._counts["texts"] += encoded.texts
-        self._counts["token_cache_hits"] += encoded.cached_texts
-        self._counts["out_of_memory"] += scored.out_of_memory
-        self._times["compute_ms"] += scored.compute_ms
-        self._times["queue_ms"] = max(self._times["queue_ms"], scored.queue_ms)
+        totals = self._totals
+        totals["tokens"] += len(encoded.ids)
+        totals["texts"] += encoded.texts
+        totals["token_cache_hits"] += encoded.cached_texts
+        totals["out_of_memory"] += scored.out_of_memory
+        totals["tokenize_ms"] += encoded.tokenize_ms
+        totals["compute_ms"] += scored.compute_ms
+        totals["queue_ms"] = max(totals["queue_ms"], scored.queue_ms)
 
     def scores(self) -> Scores:
         """Return the scores of all pairs, in the order they were given."""
         rows = self._rows[0] if len(self._rows) == 1 else np.concatenate([np.empty(0, _ROW), *self._rows])
         if len(rows) != len(self._places):
             rows = rows[np.frombuffer(self._places, dtype=np.int64)]
-        details: dict[str, Any] = {name: np.ascontiguousarray(rows[name]) for name in _ROW.names or ()}
-        details |= self._times | self._counts
-        return Scores(**details)
-
-
-def _length(pair: Pair) -> int:
-    """Return the characters of a pair's document, and one more, as an empty one takes tokens too."""
-    return len(pair[1]) + 1
-
-
-def _digests(texts: Iterable[str]) -> dict[str, bytes]:
-    """Return the digest of each text."""
-    try:
-        return {text: digest(text) for text in texts}
-    except UnicodeError:
-        refuse_surrogates(texts)
-        raise
+        columns: dict[str, Any] = {name: np.ascontiguousarray(rows[name]) for name in _ROW.names or ()}
+        return Scores(**columns, **self._totals)

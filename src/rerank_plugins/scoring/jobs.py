@@ -11,9 +11,12 @@ from itertools import accumulate, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank_plugins.scoring.pairs import EncodedPairs
+from rerank_plugins.scoring.pairs import EncodedPairs, PairEncoder, Texts
 
-__all__ = ["Job", "Round", "Scored", "Slice", "join"]
+__all__ = ["Job", "Round", "Scored", "Slice", "Work", "join"]
+
+# Texts are tokenised when their turn comes, together with what else is then.
+Work = EncodedPairs | Texts
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,14 @@ class Scored:
     """The answer to one queued request.
 
     Attributes:
-        logits: float32 [n], in the request's order.
+        pairs: The n pairs that were scored.
+        logits: float32 [n], in their order.
         queue_ms: Milliseconds from queueing to the start of its first round.
         compute_ms: Milliseconds the engine spent on batches with a pair of this request.
         out_of_memory: How many of these batches the device had no memory for, so that they were halved.
     """
 
+    pairs: EncodedPairs
     logits: NDArray[np.float32]
     queue_ms: float
     compute_ms: float
@@ -38,22 +43,36 @@ class Job:
 
     `take` is called under the worker's lock, `place` by whichever thread has scored a part.
 
+    Args:
+        work: What to score, one pair or more.
+        tokens: How many tokens it has, or may have.
+
     Attributes:
+        work: As given, until texts have been tokenised.
         waiting_tokens: Tokens that no round has taken yet.
     """
 
-    def __init__(self, pairs: EncodedPairs) -> None:
-        self.pairs = pairs
+    def __init__(self, work: Work, tokens: int) -> None:
+        self.work = work
         self.future: Future[Scored] = Future()
-        self.logits = np.empty(len(pairs), dtype=np.float32)
+        self.logits = np.empty(len(work), dtype=np.float32)
         self.compute_ms = 0.0
         self.out_of_memory = 0
         self._lock = threading.Lock()
-        self._unplaced = len(pairs)
+        self._unplaced = len(work)
         self._queued = time.perf_counter()
         self._started: float | None = None
         self._next = 0
-        self.waiting_tokens = len(pairs.ids)
+        self.waiting_tokens = tokens
+
+    def __len__(self) -> int:
+        return len(self.work)
+
+    @property
+    def pairs(self) -> EncodedPairs:
+        """The pairs, which have been tokenised."""
+        assert isinstance(self.work, EncodedPairs)  # noqa: S101 - a round tokenises what it takes
+        return self.work
 
     @cached_property
     def _order(self) -> NDArray[np.int64]:
@@ -65,15 +84,15 @@ class Job:
         return np.cumsum(self.pairs.lengths[self._order])
 
     def take(self, tokens: int) -> NDArray[np.int64]:
-        """Return int64 indices of the next pairs, as many as `tokens` allow and one at least."""
+        """Return int64 indices of the next pairs, as many as `tokens` allow and one at least; all texts."""
         if self._started is None:
             self._started = time.perf_counter()
-        if len(self.pairs.ids) <= tokens and not self._next:  # nearly all are taken as a whole
-            taken = np.arange(len(self.pairs))
-        else:
-            limit = len(self.pairs.ids) - self.waiting_tokens + tokens
-            stop = max(int(np.searchsorted(self._ends, limit, side="right")), self._next + 1)
-            taken = self._order[self._next : stop]
+        if isinstance(self.work, Texts) or (self.waiting_tokens <= tokens and not self._next):
+            self.waiting_tokens = 0  # nearly all are taken as a whole
+            return np.arange(len(self.work))
+        limit = len(self.pairs.ids) - self.waiting_tokens + tokens
+        stop = max(int(np.searchsorted(self._ends, limit, side="right")), self._next + 1)
+        taken = self._order[self._next : stop]
         self._next += len(taken)
         self.waiting_tokens -= int(self.pairs.lengths[taken].sum())
         return taken
@@ -90,13 +109,13 @@ class Job:
 
     def place(self, taken: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
         """Note the logits of `part(taken)`, and answer if they were the last."""
-        self.logits[taken if len(taken) < len(self.pairs) else slice(None)] = logits
+        self.logits[taken if len(taken) < len(self.logits) else slice(None)] = logits
         with self._lock:
             self._unplaced -= len(taken)
             last = not self._unplaced
         if last:
             queue_ms = ((self._started or self._queued) - self._queued) * 1000
-            scored = Scored(self.logits, queue_ms, self.compute_ms, self.out_of_memory)
+            scored = Scored(self.pairs, self.logits, queue_ms, self.compute_ms, self.out_of_memory)
             self._settle(lambda: self.future.set_result(scored))
 
     def fail(self, error: Exception) -> None:
@@ -116,18 +135,28 @@ Slice = tuple[Job, NDArray[np.int64]]
 class Round:
     """What one round scores: slices of requests, joined.
 
+    Args:
+        slices: Of whom, and which of their pairs.
+        encoder: Tokenises what is still text.
+
     Attributes:
         pairs: The pairs of all slices.
         batches: How many batches are still to be scored; the last one's arrival answers.
     """
 
-    def __init__(self, slices: list[Slice]) -> None:
-        self._slices = slices
-        parts = [job.part(taken) for job, taken in slices]
-        sizes = [len(part) for part in parts]
+    def __init__(self, slices: list[Slice], encoder: PairEncoder | None = None) -> None:
+        texts = [(job, taken, job.work) for job, taken in slices if isinstance(job.work, Texts)]
+        ready = [(job, taken) for job, taken in slices if not isinstance(job.work, Texts)]
+        parts = [job.part(taken) for job, taken in ready]
+        if texts and encoder:
+            together, encoded = encoder.encode_together([work for _, _, work in texts])
+            for (job, _, _), pairs in zip(texts, encoded, strict=True):
+                job.work = pairs
+            parts.insert(0, together)
+        self._slices = [*((job, taken) for job, taken, _ in texts), *ready]
         self.pairs = join(parts)
         self.batches = 0
-        self._ends = list(accumulate(sizes))
+        self._ends = list(accumulate(len(taken) for _, taken in self._slices))
         self._logits = np.empty(len(self.pairs), dtype=np.float32)
 
     def members(self, batch: NDArray[np.int64]) -> list[Job]:

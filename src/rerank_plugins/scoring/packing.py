@@ -28,15 +28,15 @@ def plan_batches(
         pads: Whether the pairs of a batch are padded to the longest.
 
     Returns:
-        int64 index arrays, longest pairs first, so that the largest memory need comes first; every
-        index in exactly one of them. Without padding, what fits into one batch keeps its order.
+        int64 index arrays; every index in exactly one of them. With padding, longest pairs first, so that
+        the largest memory need comes first. Without, in order.
     """
-    if not pads and lengths.sum() <= max_tokens:
-        return [np.arange(len(lengths))] if len(lengths) else []
+    if not len(lengths):
+        return []
+    if not pads:
+        return np.split(np.arange(len(lengths)), _fewest_cuts(lengths, max_tokens))
     order = np.argsort(-lengths, kind="stable")
-    ordered = lengths[order]
-    cuts = _cheapest_cuts(ordered, max_tokens, batch_cost) if pads else _fewest_cuts(ordered, max_tokens)
-    return np.split(order, cuts) if len(order) else []
+    return np.split(order, _cheapest_cuts(lengths[order], max_tokens, batch_cost))
 
 
 def _fewest_cuts(lengths: NDArray[np.int64], max_tokens: int) -> list[int]:

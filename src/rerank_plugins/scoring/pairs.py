@@ -6,28 +6,33 @@ happen here, on arrays. A tokenizer whose truncation is set per call is silently
 it, so ours is never touched after construction.
 """
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate, chain, pairwise, repeat
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from rerank_plugins.errors import InvalidInputError, ModelFormatError
-from rerank_plugins.inputs import refuse_surrogates
-from rerank_plugins.scoring.cache import ContentCache, digest
+from rerank_plugins.scoring.cache import ContentCache, digests
 from rerank_plugins.scoring.protocol import Extent, Span
 from rerank_plugins.scoring.tokenizing import ID_BYTES, TextTokenizer
 from rerank_plugins.scoring.windows import Offsets, plan_windows
 
-__all__ = ["EncodedPairs", "PairEncoder", "PairTemplate"]
+__all__ = ["EncodedPairs", "Pair", "PairEncoder", "PairTemplate", "Texts"]
 
 IntArray = NDArray[np.int32]
+# Query and document.
+Pair = tuple[str, str]
 
 # What an entry of the token cache costs besides its ids: key, header, links (200 measured with 175,000).
 _ENTRY_BYTES = 220
-_UNKNOWN = b"?"  # no ids are of this length
+# Characters of a document for each token of its pair, until texts tell; and at most.
+_CHARACTERS, _MOST_CHARACTERS = 3.7, 8
 # Long texts whose offsets are at hand at once: they take far more memory than ids.
 _LONG_TEXTS = 64
 
@@ -81,6 +86,31 @@ class PairTemplate:
 
 
 @dataclass(frozen=True)
+class Texts:
+    """Pairs that are still to be encoded.
+
+    Attributes:
+        pairs: Queries and documents.
+        digests: Of their texts, and of no others; see `scoring.cache`.
+    """
+
+    pairs: Sequence[Pair]
+    digests: Mapping[str, bytes]
+
+    @classmethod
+    def of(cls, pairs: Sequence[Pair]) -> Self:
+        """Take pairs.
+
+        Raises:
+            InvalidInputError: If a text is not valid Unicode (holds a lone surrogate).
+        """
+        return cls(pairs, digests(chain.from_iterable(pairs)))
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+
+@dataclass(frozen=True)
 class EncodedPairs:
     """Pairs as one ragged batch: no padding from here on.
 
@@ -94,6 +124,7 @@ class EncodedPairs:
         query_truncated: bool [n], whether the query was cut.
         texts: How many distinct texts the pairs hold.
         cached_texts: How many of them did not have to be tokenised.
+        tokenize_ms: Milliseconds that encoding took, with what else was encoded together.
     """
 
     ids: IntArray
@@ -105,6 +136,7 @@ class EncodedPairs:
     query_truncated: NDArray[np.bool_]
     texts: int = 0
     cached_texts: int = 0
+    tokenize_ms: float = 0.0
 
     def __len__(self) -> int:
         return len(self.boundaries)
@@ -115,7 +147,10 @@ class EncodedPairs:
         return self.offsets[1:] - self.offsets[:-1]
 
     def take(self, indices: NDArray[np.int64]) -> "EncodedPairs":
-        """Return the pairs at `indices`, in this order."""
+        """Return the pairs at `indices`, in this order; views where they follow one another."""
+        first, count = (int(indices[0]), len(indices)) if len(indices) else (0, 0)
+        if np.array_equal(indices, np.arange(first, first + count)):
+            return self.span(first, first + count)
         lengths = self.lengths[indices]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         # Row by row: where it begins there, less where it begins here, plus a running count.
@@ -128,6 +163,22 @@ class EncodedPairs:
             document_tokens=self.document_tokens[indices],
             truncated=self.truncated[indices],
             query_truncated=self.query_truncated[indices],
+        )
+
+    def span(self, begin: int, end: int, *, texts: int = 0, cached_texts: int = 0) -> "EncodedPairs":
+        """Return the pairs from `begin` up to `end`, as views."""
+        first, last = self.offsets[begin], self.offsets[end]
+        return EncodedPairs(
+            ids=self.ids[first:last],
+            offsets=self.offsets[begin : end + 1] - first,
+            boundaries=self.boundaries[begin:end],
+            document_type=self.document_type,
+            document_tokens=self.document_tokens[begin:end],
+            truncated=self.truncated[begin:end],
+            query_truncated=self.query_truncated[begin:end],
+            texts=texts,
+            cached_texts=cached_texts,
+            tokenize_ms=self.tokenize_ms,
         )
 
     def pair_ids(self, index: int) -> IntArray:
@@ -174,44 +225,89 @@ class PairEncoder:
             )
             raise InvalidInputError(msg)
         self._texts = TextTokenizer(self._tokenizer)
+        # No more of a document counts when tokens are to be estimated.
+        self.most_characters = max_length * _MOST_CHARACTERS
+        self._characters_per_token = _CHARACTERS
         self._cache: ContentCache[bytes] = ContentCache(cache_bytes, lambda ids: len(ids) + _ENTRY_BYTES)
 
-    def encode(
-        self, pairs: Sequence[tuple[str, str]], digests: Mapping[str, bytes] | None = None
-    ) -> EncodedPairs:
+    def encode(self, pairs: Sequence[Pair]) -> EncodedPairs:
         """Encode (query, document) pairs; equal texts are tokenised once.
-
-        Args:
-            pairs: What to encode.
-            digests: Of the texts, where they are at hand; see `scoring.cache`.
 
         Raises:
             InvalidInputError: If a text is not valid Unicode (holds a lone surrogate).
         """
-        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-        tokens, cached = self._tokens(texts, digests)
+        return self.encode_together([Texts.of(pairs)])[0]
+
+    def encode_together(self, parts: Sequence[Texts]) -> tuple[EncodedPairs, list[EncodedPairs]]:
+        """Encode what several calls ask for, which costs little more than one; also say what is whose."""
+        started = time.perf_counter()
+        keys: dict[str, bytes] = {}
+        for part in parts:
+            keys.update(part.digests)
+        tokens, new = self._tokens(keys)
+        arrays = self._assemble([*chain.from_iterable(part.pairs for part in parts)], tokens)
+        encoded = EncodedPairs(
+            **arrays,
+            document_type=self.template.document_type,
+            texts=len(keys),
+            cached_texts=len(keys) - len(new),
+            tokenize_ms=(time.perf_counter() - started) * 1000,
+        )
+        if len(parts) == 1:
+            return encoded, [encoded]
+        spans = pairwise(accumulate(map(len, parts), initial=0))
+        texts = (len(part.digests) for part in parts)
+        unknown = (sum(map(new.__contains__, part.digests)) for part in parts)
+        return encoded, [
+            encoded.span(*span, texts=count, cached_texts=count - left)
+            for span, count, left in zip(spans, texts, unknown, strict=True)
+        ]
+
+    def expected_tokens(self, texts: Texts) -> int:
+        """Return how many tokens there may be, going by what was encoded last; one or more."""
+        sizes = [len(document) for _, document in texts.pairs]
+        if max(sizes, default=0) > self.most_characters:
+            sizes = [min(size, self.most_characters) for size in sizes]
+        return 1 + int((sum(sizes) + len(sizes)) / self._characters_per_token)
+
+    def room_for(self, tokens: int) -> float:
+        """Return how many characters of documents may have so many tokens, by what was encoded last.
+
+        One more counts for each document, as empty ones take tokens, too.
+        """
+        return tokens * self._characters_per_token
+
+    def _assemble(self, pairs: Sequence[Pair], tokens: Mapping[str, bytes]) -> dict[str, Any]:
+        """Return the arrays of `EncodedPairs`; no Python runs for each document."""
+        n = len(pairs)
+        queries, documents = zip(*pairs, strict=True) if pairs else ((), ())
         suffix = self.template.suffix.tobytes()
-        heads = {query: self._head(tokens[query]) for query in {query for query, _ in pairs}}
+        heads = {query: self._head(tokens[query]) for query in set(queries)}
         rooms = {query: self._room(head) * ID_BYTES for query, head in heads.items()}
-        pieces: list[bytes] = []
-        for query, document in pairs:
-            pieces += (heads[query], tokens[document][: rooms[query]], suffix)
-        sizes = np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces)).reshape(-1, 3) // ID_BYTES
-        whole = np.fromiter((len(tokens[document]) for _, document in pairs), np.int64, len(pairs))
         longest = self.max_query_tokens * ID_BYTES
         too_long = {query: len(tokens[query]) > longest for query in heads}
-        boundaries, document_tokens, _ = sizes.T.astype(np.int32)
-        return EncodedPairs(
-            ids=np.frombuffer(b"".join(pieces), dtype=np.int32),
-            offsets=np.concatenate([[0], np.cumsum(sizes.sum(axis=1))]),
-            boundaries=boundaries,
-            document_type=self.template.document_type,
-            document_tokens=document_tokens,
-            truncated=whole > document_tokens * ID_BYTES,
-            query_truncated=np.fromiter((too_long[query] for query, _ in pairs), np.bool_, len(pairs)),
-            texts=len(tokens),
-            cached_texts=cached,
+        begins, bodies = (
+            list(map(of.__getitem__, texts)) for of, texts in ((heads, queries), (tokens, documents))
         )
+        head_sizes, sizes = (np.fromiter(map(len, some), np.int64, n) for some in (begins, bodies))
+        truncated = sizes > np.fromiter(map(rooms.__getitem__, queries), np.int64, n)
+        for i in truncated.nonzero()[0].tolist():
+            bodies[i] = bodies[i][: rooms[queries[i]]]
+            sizes[i] = len(bodies[i])
+        offsets = np.zeros(n + 1, dtype=np.int64)
+        np.cumsum((head_sizes + sizes + len(suffix)) // ID_BYTES, out=offsets[1:])
+        if n:
+            read = np.minimum(np.fromiter(map(len, documents), np.int64, n), self.most_characters) + 1
+            self._characters_per_token = int(read.sum()) / int(offsets[-1])
+        pieces = b"".join(chain.from_iterable(zip(begins, bodies, repeat(suffix), strict=False)))
+        return {
+            "ids": np.frombuffer(pieces, dtype=np.int32),
+            "offsets": offsets,
+            "boundaries": (head_sizes // ID_BYTES).astype(np.int32),
+            "document_tokens": (sizes // ID_BYTES).astype(np.int32),
+            "truncated": truncated,
+            "query_truncated": np.fromiter(map(too_long.__getitem__, queries), np.bool_, n),
+        }
 
     def windows(
         self, query: str, documents: Sequence[str], *, size: int | None, overlap: int, most: int | None
@@ -224,7 +320,7 @@ class PairEncoder:
         if overlap < 0 or any(number is not None and number < 1 for number in (size, most)):
             msg = f"overlap must be >= 0, size and most >= 1 or None, but got {overlap}, {size} and {most}"
             raise InvalidInputError(msg)
-        tokens, _ = self._tokens(list(dict.fromkeys([query, *documents])))
+        tokens, _ = self._tokens(digests([query, *documents]))
         room = self._room(self._head(tokens[query]))
         room = min(room, size or room)
         # Ids tell what fits; only the rest needs offsets.
@@ -241,7 +337,7 @@ class PairEncoder:
         Raises:
             InvalidInputError: If a text is not valid Unicode.
         """
-        tokens, _ = self._tokens(list(dict.fromkeys([query, *documents])))
+        tokens, _ = self._tokens(digests([query, *documents]))
         room = self._room(self._head(tokens[query]))
 
         def extent(text: str, limit: int) -> Extent:
@@ -258,7 +354,7 @@ class PairEncoder:
             spans = plan_windows(offsets, size, overlap=overlap, most=most)
             # Scoring needs these ids anyway. A slice may have more than the text had there where a word is
             # cut inside, and with tokenizers that treat a text's first word in a way of its own.
-            tokens, _ = self._tokens(list({text[start:end] for start, end in spans}))
+            tokens, _ = self._tokens(digests(text[start:end] for start, end in spans))
             excess = max(map(_count, tokens.values())) - room
             if excess <= 0 or size == 1:
                 return spans
@@ -284,21 +380,16 @@ class PairEncoder:
         kept = query[: self.max_query_tokens * ID_BYTES]
         return template.prefix.tobytes() + kept + template.middle.tobytes()
 
-    def _tokens(
-        self, texts: list[str], digests: Mapping[str, bytes] | None = None
-    ) -> tuple[dict[str, bytes], int]:
-        """Return the ids of each text, and how many texts were known."""
-        if digests is None:
-            refuse_surrogates(texts)
-            digests = {text: digest(text) for text in texts}
-        keys = [digests[text] for text in texts]
-        known = self._cache.find(keys)
-        tokens = {text: known.get(key, _UNKNOWN) for text, key in zip(texts, keys, strict=True)}
-        new = [text for text, ids in tokens.items() if ids is _UNKNOWN]
+    def _tokens(self, keys: Mapping[str, bytes]) -> tuple[dict[str, bytes], dict[str, bytes]]:
+        """Return the ids of each text, and of those that were not known, given their digests."""
+        known = self._cache.find(keys.values())
+        new = [text for text, key in keys.items() if key not in known] if known else list(keys)
         # No pair has room for max_length tokens of one text, so whether it was cut still shows.
-        tokens.update(zip(new, self._texts.ids(new, self.max_length), strict=True))
-        self._cache.keep((digests[text], tokens[text]) for text in new)
-        return tokens, len(texts) - len(new)
+        learned = dict(zip(new, self._texts.ids(new, self.max_length), strict=True))
+        self._cache.keep((keys[text], ids) for text, ids in learned.items())
+        if not known:
+            return learned, learned
+        return {text: known[key] if key in known else learned[text] for text, key in keys.items()}, learned
 
 
 def _count(ids: bytes) -> int:

@@ -36,7 +36,7 @@ class Loaded:
     worker: Worker
     info: ScorerInfo
     scores: ContentCache[Row]
-    # Tokenises for async callers, off the event loop; one thread is enough, it fills all cores.
+    # Tokenises for async callers where the worker does not, off the event loop; one thread fills all cores.
     tokenizing: Executor
 
     def close(self) -> None:
@@ -203,6 +203,7 @@ def _load(settings: ScorerSettings, reasons: dict[str, str]) -> Loaded:
     worker = Worker(
         engines,
         max_batch_tokens,
+        encoder,
         batch_cost=BATCH_COST[devices[0].split(":")[0]],
         max_queue_tokens=settings.max_queue_tokens,
     )

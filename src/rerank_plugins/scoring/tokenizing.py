@@ -59,6 +59,8 @@ class TextTokenizer:
         size, most = limit * ID_BYTES, limit * _CHARACTERS_PER_TOKEN
         if not self._by_word:
             return [ids[:size] for ids in self._encode(texts)]
+        if max(map(len, texts), default=0) <= most and sum(map(len, texts)) <= _CHARACTERS_TOGETHER:
+            return [ids[:size] for ids in self._look_up(texts)]  # nearly always
         found = [b""] * len(texts)
         rests = dict(enumerate(texts))
         while rests:
@@ -83,7 +85,7 @@ class TextTokenizer:
                 return text
         return text[:end] if self._by_word else text
 
-    def _look_up(self, texts: list[str]) -> list[bytes]:
+    def _look_up(self, texts: Sequence[str]) -> list[bytes]:
         """Return all ids of each text."""
         words = Words.of(texts)
         with self._lock:
