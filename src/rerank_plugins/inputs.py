@@ -118,6 +118,8 @@ def _check_number(value: Any, name: str) -> float:
 def refuse_surrogates(texts: Iterable[str]) -> None:
     """Raise our error for the first text that is not valid Unicode."""
     for text in texts:
+        if text.isascii():  # which costs next to nothing
+            continue
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:

@@ -38,15 +38,27 @@ def test_what_is_encoded_together_is_what_each_is_alone(tiny_scorer: CrossEncode
     ]
     ours = encoder(tiny_scorer, 10**6)
     for known in (False, True):
-        together, parts = ours.encode_together([Texts.of(pairs) for pairs in asked])
-        assert len(together) == sum(map(len, asked))
-        assert np.array_equal(together.ids, np.concatenate([part.ids for part in parts]))
-        for pairs, part in zip(asked, parts, strict=True):
-            alone = encoder(tiny_scorer, 0).encode(pairs)
-            for name in ("ids", "offsets", "boundaries", "document_tokens", "truncated", "query_truncated"):
-                np.testing.assert_array_equal(getattr(part, name), getattr(alone, name))
-            assert part.texts == alone.texts
-            assert part.cached_texts == (part.texts if known else 0)
+        together, costs = ours.encode_together([Texts(pairs) for pairs in asked])
+        alone = [encoder(tiny_scorer, 0).encode(pairs) for pairs in asked]
+        assert np.array_equal(together.lengths, np.concatenate([part.lengths for part in alone]))
+        for name in ("ids", "boundaries", "document_tokens", "truncated", "query_truncated"):
+            joined = np.concatenate([getattr(part, name) for part in alone])
+            np.testing.assert_array_equal(getattr(together, name), joined)
+        for cost, part in zip(costs, alone, strict=True):
+            assert part.cost is not None
+            assert (cost.tokens, cost.texts) == (len(part.ids), part.cost.texts)
+            assert cost.cached_texts == (cost.texts if known else 0)
+
+
+def test_pairs_that_follow_one_another_are_taken_as_views(tiny_scorer: CrossEncoderScorer) -> None:
+    whole = encoder(tiny_scorer, 0).encode([("q", text) for text in TEXTS[:9]])
+    for indices in ([2, 3, 4], [0], [8], list(range(9)), [], [4, 3, 2], [1, 3], [2, 2, 3], [3, 2, 4, 5]):
+        part = whole.take(np.array(indices, dtype=np.int64))
+        assert len(part) == len(indices)
+        for i, index in enumerate(indices):
+            assert part.pair_ids(i).tolist() == whole.pair_ids(index).tolist()
+            assert part.boundaries[i] == whole.boundaries[index]
+    assert whole.take(np.arange(2, 5)).ids.base is not None
 
 
 def test_least_recently_used_goes_first_and_the_bound_holds() -> None:
@@ -93,7 +105,8 @@ def test_a_long_text_is_kept_short_and_still_known_to_be_cut(tiny_scorer: CrossE
     pair = ("word " * 1000, "other " * 100_000)
     for known in (0, 2):
         encoded = cached.encode([pair])
-        assert encoded.cached_texts == known
+        assert encoded.cost is not None
+        assert encoded.cost.cached_texts == known
         assert encoded.truncated.tolist() == encoded.query_truncated.tolist() == [True]
         assert len(encoded.ids) == 64
     assert cached._cache.used < 2000

@@ -16,7 +16,7 @@ from rerank_plugins.scoring.engines.base import Collect
 from rerank_plugins.scoring.engines.batches import Shape
 from rerank_plugins.scoring.engines.torch import TorchEngine
 from rerank_plugins.scoring.flight import _CHUNK
-from rerank_plugins.scoring.pairs import EncodedPairs, Texts
+from rerank_plugins.scoring.pairs import Cost, EncodedPairs, Texts
 
 
 class Text(str):
@@ -147,7 +147,7 @@ def test_what_waits_is_tokenised_together(own_device: CrossEncoderScorer) -> Non
     together: list[int] = []
     encode = encoder.encode_together
 
-    def noting(parts: Sequence[Texts]) -> tuple[EncodedPairs, list[EncodedPairs]]:
+    def noting(parts: Sequence[Texts]) -> tuple[EncodedPairs, list[Cost]]:
         together.append(len(parts))
         time.sleep(0.002)  # others come meanwhile
         return encode(parts)

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank_plugins.scoring.jobs import Scored
-from rerank_plugins.scoring.pairs import EncodedPairs
+from rerank_plugins.scoring.jobs import Scored, rows_of
+from rerank_plugins.scoring.pairs import Cost, EncodedPairs
 
 __all__ = ["Direct"]
 
@@ -45,7 +45,10 @@ class Direct:
         finally:
             self.cancel()
         spent = (time.perf_counter() - self._began) * 1000
-        return Scored(self._pairs, logits, queue_ms=0.0, compute_ms=spent)
+        rows = rows_of(self._pairs)
+        rows["logits"] = logits
+        cost = self._pairs.cost or Cost(len(self._pairs.ids))
+        return Scored(rows, cost, queue_ms=0.0, compute_ms=spent)
 
     def cancel(self) -> None:
         """Let them go. The device finishes what it was given."""

@@ -136,7 +136,8 @@ class Worker:
     def encode(self, texts: Texts) -> EncodedPairs:
         """Tokenise in the caller's thread."""
         assert self._encoder  # noqa: S101 - whoever has texts has given it
-        return self._encoder.encode_together([texts])[0]
+        encoded, (cost,) = self._encoder.encode_together([texts])
+        return replace(encoded, cost=cost)
 
     def submit(self, work: Work) -> "Future[Scored]":
         """Queue pairs, one or more; cancelling the future drops what of them no round has taken yet.

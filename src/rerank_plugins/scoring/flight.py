@@ -2,19 +2,20 @@
 
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rerank_plugins.inputs import refuse_surrogates
 from rerank_plugins.scoring.cache import ContentCache
 from rerank_plugins.scoring.direct import Direct
 from rerank_plugins.scoring.dispatch import Worker
-from rerank_plugins.scoring.jobs import Scored, Work
+from rerank_plugins.scoring.jobs import ROW, Scored, Work
 from rerank_plugins.scoring.pairs import Pair, PairEncoder, Texts
 from rerank_plugins.scoring.protocol import Scores
 
@@ -23,7 +24,7 @@ __all__ = ["Chunk", "Flight", "Row"]
 # What is kept of a scored pair, here and in the score cache.
 Row = tuple[float, int, bool, bool]
 
-_ROW = np.dtype([("logits", "f4"), ("document_tokens", "i4"), ("truncated", "?"), ("query_truncated", "?")])
+_TO_COME = np.empty(0, dtype=ROW)
 _TOTALS = (
     *("tokens", "texts", "token_cache_hits", "score_cache_hits", "out_of_memory"),
     *("tokenize_ms", "queue_ms", "compute_ms"),
@@ -37,16 +38,16 @@ class Chunk:
     """Distinct pairs, and what is known of them.
 
     Attributes:
-        keys: Digest of each of the n pairs.
-        rows: [n], filled for the pairs that the score cache knew; the rest when they land.
-        places: int64, which of the n have to be scored.
-        texts: Those pairs.
+        number: Which chunk of the call it is.
+        texts: Those that have to be scored.
+        places: int64, which of the chunk's pairs they are; None: all.
+        keys: Their digests, if scores are remembered.
     """
 
-    keys: list[bytes]
-    rows: NDArray[np.void]
-    places: NDArray[np.int64]
+    number: int
     texts: Texts
+    places: NDArray[np.int64] | None = None
+    keys: Sequence[bytes] = ()
 
 
 @dataclass(frozen=True)
@@ -96,47 +97,51 @@ class Flight:
             InvalidInputError: If a text is not valid Unicode.
         """
         seen: dict[bytes, int] = {}
-        for some in self._cut(pairs):
-            texts = Texts.of(some)
-            keys = [texts.digests[query] + texts.digests[document] for query, document in some]
-            fresh = dict(zip(keys, some, strict=True))
-            if seen:
-                fresh = {key: pair for key, pair in fresh.items() if key not in seen}
+        for texts, more in self._cut(pairs):
+            refuse_surrogates(chain.from_iterable(texts.pairs))
+            if not (seen or more or self._cache.enabled) and len(set(texts.pairs)) == len(texts):
+                # The whole call, as nearly always: no need to remember the pairs.
+                self._rows.append(_TO_COME)
+                yield Chunk(0, texts)
+                return
+            keys = [texts.digests[query] + texts.digests[document] for query, document in texts.pairs]
+            fresh = {key: pair for key, pair in zip(keys, texts.pairs, strict=True) if key not in seen}
             seen.update(zip(fresh, count(len(seen)), strict=False))
             self._places.extend(map(seen.__getitem__, keys))
             if fresh:
                 yield self._chunk(fresh, texts)
 
-    def _cut(self, pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
-        """Yield the pairs in lists that are chunks."""
+    def _cut(self, pairs: Iterable[Pair]) -> Iterator[tuple[Texts, bool]]:
+        """Yield the texts of chunks, and whether there may be more."""
         some: list[Pair] = []
         tokens, most = self._worker.at_once or (2**62, _CHUNK)
         longest, room = self._encoder.most_characters, self._encoder.room_for(tokens)
+        characters = 0
         for pair in pairs:
             some.append(pair)
-            room -= min(len(pair[1]), longest) + 1
-            if len(some) == most or room <= 0:
-                yield some
-                some, room = [], self._encoder.room_for(tokens)
+            characters += min(len(pair[1]), longest) + 1
+            if len(some) == most or characters >= room:
+                yield Texts(some, characters), True
+                some, characters, room = [], 0, self._encoder.room_for(tokens)
         if some:
-            yield some
+            yield Texts(some, characters), False
 
     def _chunk(self, fresh: dict[bytes, Pair], texts: Texts) -> Chunk:
         keys, pairs = list(fresh), list(fresh.values())
-        rows = np.empty(len(keys), dtype=_ROW)
-        places = np.arange(len(keys))
-        self._rows.append(rows)
+        rows, places = _TO_COME, None
         known = self._cache.find(keys)
         if known:
+            rows = np.empty(len(keys), dtype=ROW)
             self._totals["score_cache_hits"] += len(known)
             for i, key in enumerate(keys):
                 if key in known:
                     rows[i] = known[key]
             places = np.array([i for i, key in enumerate(keys) if key not in known], dtype=np.int64)
-            pairs = [pairs[i] for i in places]
+            keys, pairs = [keys[i] for i in places], [pairs[i] for i in places]
         if len(pairs) < len(texts):
-            texts = Texts.of(pairs)
-        return Chunk(keys, rows, places, texts)
+            texts = Texts(pairs, texts.characters * len(pairs) // len(texts))
+        self._rows.append(rows)
+        return Chunk(len(self._rows) - 1, texts, places, keys if self._cache.enabled else ())
 
     def start(self, chunk: Chunk) -> None:
         """Score a chunk for this thread, which will wait for it; else as `submit`."""
@@ -150,31 +155,26 @@ class Flight:
 
     def land(self, scored: Scored) -> None:
         """Take the answer to the oldest chunk."""
-        chunk, encoded = self._pending.popleft().chunk, scored.pairs
-        whole = len(chunk.places) == len(chunk.rows)
-        found = chunk.rows if whole else np.empty(len(encoded), dtype=_ROW)
-        found["logits"] = scored.logits
-        found["document_tokens"] = encoded.document_tokens
-        found["truncated"] = encoded.truncated
-        found["query_truncated"] = encoded.query_truncated
-        if not whole:
-            chunk.rows[chunk.places] = found
+        chunk, rows, cost = self._pending.popleft().chunk, scored.rows, scored.cost
+        if chunk.places is None:
+            self._rows[chunk.number] = rows
+        else:
+            self._rows[chunk.number][chunk.places] = rows
         if self._cache.enabled:
-            rows = cast("list[Row]", found.tolist())
-            self._cache.keep((chunk.keys[i], row) for i, row in zip(chunk.places, rows, strict=True))
+            self._cache.keep(zip(chunk.keys, cast("list[Row]", rows.tolist()), strict=True))
         totals = self._totals
-        totals["tokens"] += len(encoded.ids)
-        totals["texts"] += encoded.texts
-        totals["token_cache_hits"] += encoded.cached_texts
+        totals["tokens"] += cost.tokens
+        totals["texts"] += cost.texts
+        totals["token_cache_hits"] += cost.cached_texts
+        totals["tokenize_ms"] += cost.milliseconds
         totals["out_of_memory"] += scored.out_of_memory
-        totals["tokenize_ms"] += encoded.tokenize_ms
         totals["compute_ms"] += scored.compute_ms
         totals["queue_ms"] = max(totals["queue_ms"], scored.queue_ms)
 
     def scores(self) -> Scores:
         """Return the scores of all pairs, in the order they were given."""
-        rows = self._rows[0] if len(self._rows) == 1 else np.concatenate([np.empty(0, _ROW), *self._rows])
-        if len(rows) != len(self._places):
+        rows = self._rows[0] if len(self._rows) == 1 else np.concatenate([np.empty(0, ROW), *self._rows])
+        if self._places and len(rows) != len(self._places):
             rows = rows[np.frombuffer(self._places, dtype=np.int64)]
-        columns: dict[str, Any] = {name: np.ascontiguousarray(rows[name]) for name in _ROW.names or ()}
+        columns: dict[str, Any] = {name: np.ascontiguousarray(rows[name]) for name in ROW.names or ()}
         return Scores(**columns, **self._totals)

@@ -11,12 +11,25 @@ from itertools import accumulate, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank_plugins.scoring.pairs import EncodedPairs, PairEncoder, Texts
+from rerank_plugins.scoring.pairs import Cost, EncodedPairs, PairEncoder, Texts
 
-__all__ = ["Job", "Round", "Scored", "Slice", "Work", "join"]
+__all__ = ["ROW", "Job", "Round", "Scored", "Slice", "Work", "join", "rows_of"]
 
 # Texts are tokenised when their turn comes, together with what else is then.
 Work = EncodedPairs | Texts
+
+
+# What is known of a scored pair.
+ROW = np.dtype([("logits", "f4"), ("document_tokens", "i4"), ("truncated", "?"), ("query_truncated", "?")])
+
+
+def rows_of(pairs: EncodedPairs) -> NDArray[np.void]:
+    """Return `ROW`s [n] of pairs, to which logits are still to come."""
+    rows = np.empty(len(pairs), dtype=ROW)
+    rows["document_tokens"] = pairs.document_tokens
+    rows["truncated"] = pairs.truncated
+    rows["query_truncated"] = pairs.query_truncated
+    return rows
 
 
 @dataclass(frozen=True)
@@ -24,18 +37,23 @@ class Scored:
     """The answer to one queued request.
 
     Attributes:
-        pairs: The n pairs that were scored.
-        logits: float32 [n], in their order.
+        rows: `ROW`s [n], in the request's order.
+        cost: What encoding took.
         queue_ms: Milliseconds from queueing to the start of its first round.
         compute_ms: Milliseconds the engine spent on batches with a pair of this request.
         out_of_memory: How many of these batches the device had no memory for, so that they were halved.
     """
 
-    pairs: EncodedPairs
-    logits: NDArray[np.float32]
+    rows: NDArray[np.void]
+    cost: Cost
     queue_ms: float
     compute_ms: float
     out_of_memory: int = 0
+
+    @property
+    def logits(self) -> NDArray[np.float32]:
+        """float32 [n], in the request's order."""
+        return np.ascontiguousarray(self.rows["logits"])
 
 
 class Job:
@@ -48,14 +66,16 @@ class Job:
         tokens: How many tokens it has, or may have.
 
     Attributes:
-        work: As given, until texts have been tokenised.
+        work: As given.
+        cost: What encoding took.
         waiting_tokens: Tokens that no round has taken yet.
     """
 
     def __init__(self, work: Work, tokens: int) -> None:
         self.work = work
         self.future: Future[Scored] = Future()
-        self.logits = np.empty(len(work), dtype=np.float32)
+        self.cost = (work.cost if isinstance(work, EncodedPairs) else None) or Cost(tokens)
+        self._rows: NDArray[np.void] | None = None
         self.compute_ms = 0.0
         self.out_of_memory = 0
         self._lock = threading.Lock()
@@ -70,8 +90,8 @@ class Job:
 
     @property
     def pairs(self) -> EncodedPairs:
-        """The pairs, which have been tokenised."""
-        assert isinstance(self.work, EncodedPairs)  # noqa: S101 - a round tokenises what it takes
+        """The pairs of a request that came tokenised."""
+        assert isinstance(self.work, EncodedPairs)  # noqa: S101 - texts are taken as a whole
         return self.work
 
     @cached_property
@@ -107,15 +127,20 @@ class Job:
             self.compute_ms += milliseconds
             self.out_of_memory += out_of_memory
 
-    def place(self, taken: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
-        """Note the logits of `part(taken)`, and answer if they were the last."""
-        self.logits[taken if len(taken) < len(self.logits) else slice(None)] = logits
+    def place(self, taken: NDArray[np.int64], rows: NDArray[np.void]) -> None:
+        """Note what was found for the pairs at `taken`, and answer if they were the last."""
+        if len(taken) == len(self.work):
+            self._rows = rows
+        else:
+            if self._rows is None:
+                self._rows = np.empty(len(self.work), dtype=ROW)
+            self._rows[taken] = rows
         with self._lock:
             self._unplaced -= len(taken)
             last = not self._unplaced
         if last:
             queue_ms = ((self._started or self._queued) - self._queued) * 1000
-            scored = Scored(self.pairs, self.logits, queue_ms, self.compute_ms, self.out_of_memory)
+            scored = Scored(self._rows, self.cost, queue_ms, self.compute_ms, self.out_of_memory)
             self._settle(lambda: self.future.set_result(scored))
 
     def fail(self, error: Exception) -> None:
@@ -149,15 +174,15 @@ class Round:
         ready = [(job, taken) for job, taken in slices if not isinstance(job.work, Texts)]
         parts = [job.part(taken) for job, taken in ready]
         if texts and encoder:
-            together, encoded = encoder.encode_together([work for _, _, work in texts])
-            for (job, _, _), pairs in zip(texts, encoded, strict=True):
-                job.work = pairs
+            together, costs = encoder.encode_together([work for _, _, work in texts])
+            for (job, _, _), cost in zip(texts, costs, strict=True):
+                job.cost = cost
             parts.insert(0, together)
         self._slices = [*((job, taken) for job, taken, _ in texts), *ready]
         self.pairs = join(parts)
         self.batches = 0
         self._ends = list(accumulate(len(taken) for _, taken in self._slices))
-        self._logits = np.empty(len(self.pairs), dtype=np.float32)
+        self._rows = rows_of(self.pairs)
 
     def members(self, batch: NDArray[np.int64]) -> list[Job]:
         """Return the requests that have a pair in `batch`."""
@@ -168,12 +193,12 @@ class Round:
 
     def place(self, batch: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
         """Note the logits of `batch`."""
-        self._logits[batch] = logits
+        self._rows["logits"][batch] = logits
 
     def finish(self) -> None:
         """Hand every request its part; one that failed has its answer already."""
         for (job, taken), (begin, end) in zip(self._slices, pairwise([0, *self._ends]), strict=True):
-            job.place(taken, self._logits[begin:end])
+            job.place(taken, self._rows[begin:end])
 
 
 def join(parts: list[EncodedPairs]) -> EncodedPairs:

@@ -10,20 +10,20 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate, chain, pairwise, repeat
-from typing import Any, Self
+from itertools import accumulate, chain, repeat
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from rerank_plugins.errors import InvalidInputError, ModelFormatError
+from rerank_plugins.inputs import refuse_surrogates
 from rerank_plugins.scoring.cache import ContentCache, digests
 from rerank_plugins.scoring.protocol import Extent, Span
 from rerank_plugins.scoring.tokenizing import ID_BYTES, TextTokenizer
 from rerank_plugins.scoring.windows import Offsets, plan_windows
 
-__all__ = ["EncodedPairs", "Pair", "PairEncoder", "PairTemplate", "Texts"]
+__all__ = ["Cost", "EncodedPairs", "Pair", "PairEncoder", "PairTemplate", "Texts"]
 
 IntArray = NDArray[np.int32]
 # Query and document.
@@ -90,24 +90,41 @@ class Texts:
     """Pairs that are still to be encoded.
 
     Attributes:
-        pairs: Queries and documents.
-        digests: Of their texts, and of no others; see `scoring.cache`.
+        pairs: Queries and documents, valid Unicode.
+        characters: How many of the documents may be read; one more each, as empty ones take tokens, too.
     """
 
     pairs: Sequence[Pair]
-    digests: Mapping[str, bytes]
+    characters: int = 0
 
-    @classmethod
-    def of(cls, pairs: Sequence[Pair]) -> Self:
-        """Take pairs.
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @cached_property
+    def digests(self) -> dict[str, bytes]:
+        """Of the different texts; see `scoring.cache`.
 
         Raises:
             InvalidInputError: If a text is not valid Unicode (holds a lone surrogate).
         """
-        return cls(pairs, digests(chain.from_iterable(pairs)))
+        return digests(chain.from_iterable(self.pairs))
 
-    def __len__(self) -> int:
-        return len(self.pairs)
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What encoding a call's pairs took.
+
+    Attributes:
+        tokens: Tokens of the pairs.
+        texts: How many distinct texts they hold.
+        cached_texts: How many of them did not have to be tokenised.
+        milliseconds: How long it took, with what else was encoded together.
+    """
+
+    tokens: int
+    texts: int = 0
+    cached_texts: int = 0
+    milliseconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -122,9 +139,7 @@ class EncodedPairs:
         document_tokens: int32 [n], tokens of the document that were kept.
         truncated: bool [n], whether the document was cut.
         query_truncated: bool [n], whether the query was cut.
-        texts: How many distinct texts the pairs hold.
-        cached_texts: How many of them did not have to be tokenised.
-        tokenize_ms: Milliseconds that encoding took, with what else was encoded together.
+        cost: What encoding took, where they are all the pairs of a call.
     """
 
     ids: IntArray
@@ -134,9 +149,7 @@ class EncodedPairs:
     document_tokens: IntArray
     truncated: NDArray[np.bool_]
     query_truncated: NDArray[np.bool_]
-    texts: int = 0
-    cached_texts: int = 0
-    tokenize_ms: float = 0.0
+    cost: Cost | None = None
 
     def __len__(self) -> int:
         return len(self.boundaries)
@@ -165,7 +178,7 @@ class EncodedPairs:
             query_truncated=self.query_truncated[indices],
         )
 
-    def span(self, begin: int, end: int, *, texts: int = 0, cached_texts: int = 0) -> "EncodedPairs":
+    def span(self, begin: int, end: int) -> "EncodedPairs":
         """Return the pairs from `begin` up to `end`, as views."""
         first, last = self.offsets[begin], self.offsets[end]
         return EncodedPairs(
@@ -176,9 +189,6 @@ class EncodedPairs:
             document_tokens=self.document_tokens[begin:end],
             truncated=self.truncated[begin:end],
             query_truncated=self.query_truncated[begin:end],
-            texts=texts,
-            cached_texts=cached_texts,
-            tokenize_ms=self.tokenize_ms,
         )
 
     def pair_ids(self, index: int) -> IntArray:
@@ -236,39 +246,34 @@ class PairEncoder:
         Raises:
             InvalidInputError: If a text is not valid Unicode (holds a lone surrogate).
         """
-        return self.encode_together([Texts.of(pairs)])[0]
+        texts = Texts(pairs)
+        refuse_surrogates(texts.digests)
+        encoded, (cost,) = self.encode_together([texts])
+        return replace(encoded, cost=cost)
 
-    def encode_together(self, parts: Sequence[Texts]) -> tuple[EncodedPairs, list[EncodedPairs]]:
-        """Encode what several calls ask for, which costs little more than one; also say what is whose."""
+    def encode_together(self, parts: Sequence[Texts]) -> tuple[EncodedPairs, list[Cost]]:
+        """Encode what several calls ask for, which costs little more than one; also say what each took."""
         started = time.perf_counter()
         keys: dict[str, bytes] = {}
-        for part in parts:
-            keys.update(part.digests)
+        distinct = [self._keys(part) for part in parts]
+        for some in distinct:
+            keys.update(some)
         tokens, new = self._tokens(keys)
-        arrays = self._assemble([*chain.from_iterable(part.pairs for part in parts)], tokens)
-        encoded = EncodedPairs(
-            **arrays,
-            document_type=self.template.document_type,
-            texts=len(keys),
-            cached_texts=len(keys) - len(new),
-            tokenize_ms=(time.perf_counter() - started) * 1000,
-        )
-        if len(parts) == 1:
-            return encoded, [encoded]
-        spans = pairwise(accumulate(map(len, parts), initial=0))
-        texts = (len(part.digests) for part in parts)
-        unknown = (sum(map(new.__contains__, part.digests)) for part in parts)
+        encoded = self._assemble([*chain.from_iterable(part.pairs for part in parts)], tokens)
+        spent = (time.perf_counter() - started) * 1000
+        ends = encoded.offsets[list(accumulate(map(len, parts), initial=0))]
         return encoded, [
-            encoded.span(*span, texts=count, cached_texts=count - left)
-            for span, count, left in zip(spans, texts, unknown, strict=True)
+            Cost(count, len(some), len(some) - sum(map(new.__contains__, some)), spent)
+            for count, some in zip((ends[1:] - ends[:-1]).tolist(), distinct, strict=True)
         ]
+
+    def _keys(self, texts: Texts) -> Mapping[str, bytes]:
+        """Return the different texts, with digests if anything is remembered."""
+        return texts.digests if self._cache.enabled else dict.fromkeys(chain.from_iterable(texts.pairs), b"")
 
     def expected_tokens(self, texts: Texts) -> int:
         """Return how many tokens there may be, going by what was encoded last; one or more."""
-        sizes = [len(document) for _, document in texts.pairs]
-        if max(sizes, default=0) > self.most_characters:
-            sizes = [min(size, self.most_characters) for size in sizes]
-        return 1 + int((sum(sizes) + len(sizes)) / self._characters_per_token)
+        return 1 + int(texts.characters / self._characters_per_token)
 
     def room_for(self, tokens: int) -> float:
         """Return how many characters of documents may have so many tokens, by what was encoded last.
@@ -277,8 +282,8 @@ class PairEncoder:
         """
         return tokens * self._characters_per_token
 
-    def _assemble(self, pairs: Sequence[Pair], tokens: Mapping[str, bytes]) -> dict[str, Any]:
-        """Return the arrays of `EncodedPairs`; no Python runs for each document."""
+    def _assemble(self, pairs: Sequence[Pair], tokens: Mapping[str, bytes]) -> EncodedPairs:
+        """Put pairs together, given the ids of each text; no Python runs for each document."""
         n = len(pairs)
         queries, documents = zip(*pairs, strict=True) if pairs else ((), ())
         suffix = self.template.suffix.tobytes()
@@ -300,14 +305,15 @@ class PairEncoder:
             read = np.minimum(np.fromiter(map(len, documents), np.int64, n), self.most_characters) + 1
             self._characters_per_token = int(read.sum()) / int(offsets[-1])
         pieces = b"".join(chain.from_iterable(zip(begins, bodies, repeat(suffix), strict=False)))
-        return {
-            "ids": np.frombuffer(pieces, dtype=np.int32),
-            "offsets": offsets,
-            "boundaries": (head_sizes // ID_BYTES).astype(np.int32),
-            "document_tokens": (sizes // ID_BYTES).astype(np.int32),
-            "truncated": truncated,
-            "query_truncated": np.fromiter(map(too_long.__getitem__, queries), np.bool_, n),
-        }
+        return EncodedPairs(
+            ids=np.frombuffer(pieces, dtype=np.int32),
+            offsets=offsets,
+            boundaries=(head_sizes // ID_BYTES).astype(np.int32),
+            document_type=self.template.document_type,
+            document_tokens=(sizes // ID_BYTES).astype(np.int32),
+            truncated=truncated,
+            query_truncated=np.fromiter(map(too_long.__getitem__, queries), np.bool_, n),
+        )
 
     def windows(
         self, query: str, documents: Sequence[str], *, size: int | None, overlap: int, most: int | None
@@ -381,7 +387,7 @@ class PairEncoder:
         return template.prefix.tobytes() + kept + template.middle.tobytes()
 
     def _tokens(self, keys: Mapping[str, bytes]) -> tuple[dict[str, bytes], dict[str, bytes]]:
-        """Return the ids of each text, and of those that were not known, given their digests."""
+        """Return the ids of each text, and of those that were not known, given what is remembered by."""
         known = self._cache.find(keys.values())
         new = [text for text, key in keys.items() if key not in known] if known else list(keys)
         # No pair has room for max_length tokens of one text, so whether it was cut still shows.
