@@ -7,6 +7,7 @@ values. `--topics` adds runs on texts of your own, each new: `benchmarks/real_to
 `--device cpu --quick` runs the same code on small numbers, to try the script where there is no GPU.
 """
 
+import asyncio
 import gc
 import json
 import os
@@ -30,10 +31,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from rerank_plugins import CrossEncoderScorer
 from rerank_plugins.bench.flops import matmul_peak, needed_flops
+from rerank_plugins.bench.measure import Load, measure_callers
 from rerank_plugins.bench.models import make_random_checkpoint
 from rerank_plugins.bench.report import machine, tables
 from rerank_plugins.bench.run import Plan, run_benchmark
-from rerank_plugins.bench.workload import LENGTHS, make_topics
+from rerank_plugins.bench.workload import LENGTHS, Topic, make_topics
 from rerank_plugins.scoring import family
 from rerank_plugins.scoring.engines.base import Collect
 from rerank_plugins.scoring.engines.packed import PackedEngine
@@ -55,6 +57,7 @@ WITHOUT_CUDNN = "peer without cuDNN's attention"
 QUERY = "how do I reset my router?"
 # Requests at once where token ids are in hand, and calls one after the other where strings are.
 AT_ONCE, CALLS = 8, 5
+CALLER_DOCUMENTS, CALLER_ROUNDS = 20, 5
 
 Row = dict[str, Any]
 
@@ -109,10 +112,6 @@ def plans(size: Size) -> Iterator[tuple[str, Plan]]:
     yield (
         f"{interactive}, latency, documents seen before",
         replace(fastest, peers=PEERS[::2], candidates=(20, 50, 100), queries=25, repeat_documents=True),
-    )
-    yield (
-        f"{interactive}, callers",
-        replace(fastest, peers=(), callers=(1, size.callers), requests=40),
     )
     cached = replace(base_plan(size, last), repeat_documents=True, peers=())
     yield f"{last}, documents seen before", cached
@@ -249,6 +248,69 @@ def milliseconds(scorer: CrossEncoderScorer, topics: list[tuple[str, list[str]]]
         scorer.score(query, documents)
         spent.append(time.perf_counter() - started)
     return 1000 * statistics.median(spent)
+
+
+def measure_many_callers(model: str, size: Size) -> list[Row]:
+    """Return what callers of 20 new documents get together, against calls of many in the same rounds.
+
+    Callers are threads, or tasks of one event loop.
+    """
+    engine, _, dtype = size.ours[-1].partition(":")
+    requests = size.callers * 40
+    topics = make_topics(LENGTHS["msmarco"], queries=requests, candidates=CALLER_DOCUMENTS, seed=11)
+    large = make_topics(LENGTHS["msmarco"], queries=CALLS, candidates=size.candidates, seed=12)
+    options = {"device": size.device, "engine": engine, "dtype": dtype, "token_cache_bytes": 0}
+    with CrossEncoderScorer(model, **options) as scorer:
+
+        def threads(callers: int) -> Load:
+            return measure_callers(scorer.score, topics[: callers * 40], callers)
+
+        ways: dict[str, Callable[[], Load]] = {
+            "1 thread": lambda: threads(1),
+            f"{size.callers} threads": lambda: threads(size.callers),
+            f"{size.callers} tasks": lambda: asyncio.run(measure_tasks(scorer, topics, size.callers)),
+        }
+        loads: dict[str, list[Load]] = {way: [] for way in ways}
+        rates = []
+        for number in range(CALLER_ROUNDS + 1):
+            rate = 1000 * size.candidates / milliseconds(scorer, large)
+            found = {way: ask() for way, ask in ways.items()}
+            if number:  # the first warms up
+                rates.append(rate)
+                for way, load in found.items():
+                    loads[way].append(load)
+    return [
+        {
+            "callers": way,
+            "docs/s": statistics.median(load.rate for load in some),
+            "share of large calls": statistics.median(
+                load.rate / rate for load, rate in zip(some, rates, strict=True)
+            ),
+            "p50 ms": 1000 * statistics.median(load.p50 for load in some),
+            "p99 ms": 1000 * statistics.median(load.p99 for load in some),
+            "large calls' docs/s": statistics.median(rates),
+        }
+        for way, some in loads.items()
+    ]
+
+
+async def measure_tasks(scorer: CrossEncoderScorer, topics: Sequence[Topic], callers: int) -> Load:
+    """Let tasks of one event loop ask for topics, one after the other each, until all are answered."""
+    waiting = iter(topics)
+    latencies = []
+
+    async def ask() -> None:
+        for topic in waiting:
+            started = time.perf_counter()
+            await scorer.ascore(*topic)
+            latencies.append(time.perf_counter() - started)
+
+    started = time.perf_counter()
+    await asyncio.gather(*(ask() for _ in range(callers)))
+    spent = time.perf_counter() - started
+    p50, p99 = np.percentile(latencies, [50, 99])
+    documents = sum(len(texts) for _, texts in topics)
+    return Load(callers, documents // len(topics), documents / spent, float(p50), float(p99))
 
 
 def checkpoint(member: str, folder: Path) -> str:
@@ -410,6 +472,9 @@ def measure(size: Size, output: Path | None = None, *, part: str = "all") -> Non
         if part != "checks":
             found["floor"] = guarded(measure_floor, model, size)
             show(console, "floor", found["floor"])
+            interactive = checkpoint(size.members[-2], Path(folder))
+            found["callers"] = guarded(measure_many_callers, interactive, size)
+            show(console, "callers", found["callers"])
         for name, plan in plans(size) if part != "checks" else ():
             started = time.perf_counter()
             report = guarded(run, name, plan)

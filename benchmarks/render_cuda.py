@@ -66,6 +66,21 @@ def blocks(table: Table, read: Callable[[str], dict[str, Any]]) -> dict[str, Cal
         head = ["precision", "lengths", "floor, ms", "from token ids, ms", "of the card's matmul rate"]
         return table(head, lines)
 
+    def cuda_callers(name: str) -> str:
+        """Callers of 20 documents at once, against calls of 1,000."""
+        lines = [
+            [
+                row["callers"],
+                f"{row['docs/s']:,.0f}",
+                f"{row['share of large calls']:.0%}",
+                f"{row['p50 ms']:.1f}",
+                f"{row['p99 ms']:.1f}",
+            ]
+            for row in read(name)["callers"]
+        ]
+        head = ["callers", "docs/s together", "of calls of 1,000", "p50 ms", "p99 ms"]
+        return table(head, lines)
+
     def cuda_parity(name: str) -> str:
         """How far logits are apart."""
         lines = [
@@ -94,6 +109,7 @@ def blocks(table: Table, read: Callable[[str], dict[str, Any]]) -> dict[str, Cal
         "cuda": cuda,
         "cuda_runs": cuda_runs,
         "cuda_floor": cuda_floor,
+        "cuda_callers": cuda_callers,
         "cuda_parity": cuda_parity,
         "kernels": kernels,
     }

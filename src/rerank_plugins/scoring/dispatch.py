@@ -50,6 +50,8 @@ _LONG_SHARE = 4
 _MOST_BATCHES_PER_ROUND = 16
 # A request of more batches is long: some 400 passages on CPU, or 100 chunks of 250 tokens.
 _LONG_BATCHES = 32
+# Batches that callers may have on a device: one that it works on, and one more.
+_CALLERS_BATCHES = 2
 # How far to fill what an engine takes at once: how many tokens texts have is an estimate.
 _FILL = 0.93
 
@@ -317,7 +319,7 @@ class _Line:
         self._scoring = False
         # Held while the engine is called: callers launch, too.
         self._launching = threading.Lock()
-        self._slots = threading.BoundedSemaphore(engine.ahead + 1)
+        self._slots = threading.BoundedSemaphore(_CALLERS_BATCHES)
         self._closed = False
 
     def start(self, work: Work) -> Direct | EncodedPairs | None:

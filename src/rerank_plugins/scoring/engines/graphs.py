@@ -69,7 +69,12 @@ class Graphs:
         return self.shape_for(needed) in self._replays
 
     def replay(self, array: Tensor, shape: Shape) -> Tensor:
-        """Return logits [segments] of a batch filled up to `shape`; the next replay overwrites them."""
+        """Return logits [segments] of a batch filled up to `shape`; the next replay overwrites them.
+
+        Args:
+            array: The batch's, on the device or in pinned memory.
+            shape: One of `SHAPES`.
+        """
         if shape not in self._replays:
             self._replays[shape] = self._capture(shape)
         return self._replays[shape](array)
@@ -95,7 +100,7 @@ class Graphs:
         logger.debug("captured %s; graphs take %.1f MB", shape, self.memory / 1e6)
 
         def replay(given: Tensor) -> Tensor:
-            array.copy_(given)
+            array.copy_(given, non_blocking=True)
             graph.replay()
             return logits
 

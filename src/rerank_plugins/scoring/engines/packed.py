@@ -1,9 +1,9 @@
 """Our BERT on a device of its own: no padding, no waiting for the host. Made for CUDA.
 
 A batch is one flat stream of token ids with the segments' starts: linears run over the stream, attention
-within segments. It crosses to the device in one copy from pinned memory, on a stream of its own, while the
-batch before is worked on, and comes back in one. Small batches, whose time is that of launching kernels,
-are replayed as CUDA graphs.
+within segments. It crosses to the device in one copy from pinned memory, while the batch before is worked
+on, and comes back in one. Small batches, whose time is that of launching kernels, are replayed as CUDA
+graphs.
 
 The logic is that of any device and runs on CPU in the tests; streams, events and graphs have no
 counterpart there.
@@ -87,6 +87,11 @@ class PackedNetwork(nn.Module):
         return self._operators.feed_forward(layer, cls, mixed)
 
 
+# Batches of a graph's size that may wait on the device, some milliseconds' work: with fewer, the engine's
+# thread waits where it could tokenise.
+_SMALL_AHEAD = 4
+
+
 class PackedEngine:
     """Runs a `BertNetwork` on packed batches.
 
@@ -118,6 +123,7 @@ class PackedEngine:
         self.ahead = 1 if self._streams else 0
         self._graphs: Graphs | None = None
         if graphs != "off":
+            self.ahead *= _SMALL_AHEAD
             stream = self._streams.capture if self._streams else None
             self._graphs = Graphs(self._network, device, network.config.max_positions, stream)
             if graphs == "load":
@@ -145,12 +151,16 @@ class PackedEngine:
         needed = Shape(int(pairs.lengths[indices].sum()), len(indices))
         shape = None if self._graphs is None else self._graphs.shape_for(needed)
         batch = pack(pairs, indices, shape)
+        array = torch.from_numpy(batch.array)
         if self._streams is None:
-            logits = self._run(torch.from_numpy(batch.array), batch, captured=shape is not None)
+            logits = self._run(array, batch, captured=shape is not None)
             answer: NDArray[np.float32] = logits[: len(indices)].numpy().copy()
             return lambda: answer
+        # torch's pinned memory comes from a cache, which keeps a block until its copy is through.
+        array = array.pin_memory()
         with self._streams.compute():
-            array = self._streams.to_device(batch.array)
+            if shape is None:  # a graph's array is small: copying it costs less than fences between streams
+                array = self._streams.to_device(array)
             logits = self._run(array, batch, captured=shape is not None)
             return self._streams.to_host(logits[: len(indices)])
 
@@ -172,7 +182,7 @@ class PackedEngine:
 
 
 class _Streams:
-    """An engine's CUDA streams: one copies the next batch in, one computes, on one graphs are captured.
+    """An engine's CUDA streams: one copies the next large batch in, one computes, on one graphs are captured.
 
     Not run on CPU.
     """
@@ -209,9 +219,7 @@ class _Streams:
     def compute(self) -> torch.cuda.StreamContext:
         return torch.cuda.stream(self._compute)
 
-    def to_device(self, array: NDArray[np.int32]) -> Tensor:
-        # torch's pinned memory comes from a cache, which keeps a block until its copy is through.
-        pinned = torch.from_numpy(array).pin_memory()
+    def to_device(self, pinned: Tensor) -> Tensor:
         with torch.cuda.stream(self._copy):
             there = pinned.to(self._device, non_blocking=True)
         self._compute.wait_stream(self._copy)
