@@ -18,7 +18,7 @@ from rerank_plugins.scoring.dispatch import Worker
 from rerank_plugins.scoring.engines.base import Collect, PaddingEngine
 from rerank_plugins.scoring.engines.batches import Shape
 from rerank_plugins.scoring.jobs import Scored, join
-from rerank_plugins.scoring.pairs import EncodedPairs
+from rerank_plugins.scoring.pairs import Cost, EncodedPairs, Texts
 from rerank_plugins.scoring.tally import WorkerStats
 
 BUDGET = 64
@@ -401,6 +401,99 @@ def test_callers_on_both_ways_get_their_own(instant: tuple[Instant, Worker]) -> 
         found = list(pool.map(ask, range(1, 600)))
     assert found == [[100 * name + i for i in range(1 + name % 9)] for name in range(1, 600)]
     assert worker.stats.pairs == sum(map(len, found))
+
+
+class Letters:
+    """An encoder that makes a token of each letter of the documents, and says who was encoded together."""
+
+    def __init__(self) -> None:
+        self.together: list[int] = []
+
+    def expected_tokens(self, texts: Texts) -> int:
+        return sum(len(document) for _, document in texts.pairs)
+
+    def encode_together(self, parts: list[Texts]) -> tuple[EncodedPairs, list[Cost]]:
+        self.together.append(len(parts))
+        encoded = join([request(1, length=len(text)) for part in parts for _, text in part.pairs])
+        return encoded, [Cost(self.expected_tokens(part)) for part in parts]
+
+
+def texts(*lengths: int) -> Texts:
+    return Texts([("q", "x" * length) for length in lengths])
+
+
+@pytest.fixture
+def gated_texts(recorder: Recorder) -> Iterator[tuple[Instant, Letters, Worker]]:
+    """Yield a worker that tokenises, held in the launch of a first pair."""
+    engine, letters = Instant(), Letters()
+    engine.at_once = Shape(20, 4)
+    launch = engine.launch
+
+    def gated(pairs: EncodedPairs, indices: np.ndarray) -> Collect:
+        recorder.entered.set()
+        assert recorder.gate.wait(10)
+        return launch(pairs, indices)
+
+    engine.launch = gated  # type: ignore[method-assign]
+    worker = Worker([engine], 64, letters)  # type: ignore[arg-type]
+    worker.submit(texts(10))
+    assert recorder.entered.wait(10)
+    yield engine, letters, worker
+    recorder.gate.set()
+    worker.close()
+
+
+def test_texts_that_wait_are_tokenised_together_in_batches_taken_at_once(
+    gated_texts: tuple[Instant, Letters, Worker], recorder: Recorder
+) -> None:
+    engine, letters, worker = gated_texts
+    waiting = [worker.submit(texts(5, 5)) for _ in range(10)]
+    cancelled = worker.submit(texts(5, 5))
+    assert worker.waiting_tokens == 110
+    assert cancelled.cancel()
+    recorder.gate.set()
+    for answer in waiting:
+        assert answer.result(10).cost.tokens == 10
+    # Four batches a round.
+    assert letters.together == [1, 8, 2]
+    assert engine.sizes == [10, *[20] * 4, 20]
+    # As much as a full batch in the air, 64 tokens, before the first is collected.
+    assert engine.log[:6] == ["launch 0", "launch 1", "launch 2", "launch 3", "collect 0", "launch 4"]
+
+
+def test_pairs_of_a_round_of_texts_are_bounded_and_the_first_is_taken_as_a_whole(
+    gated_texts: tuple[Instant, Letters, Worker], recorder: Recorder
+) -> None:
+    _, letters, worker = gated_texts
+    answers = [worker.submit(texts(*[2] * pairs)) for pairs in (30, 10, 10)]  # 16 pairs a round
+    recorder.gate.set()
+    assert [len(answer.result(10).logits) for answer in answers] == [30, 10, 10]
+    assert letters.together == [1, 1, 1, 1]
+
+
+def test_what_comes_tokenised_has_full_batches(
+    gated_texts: tuple[Instant, Letters, Worker], recorder: Recorder
+) -> None:
+    engine, _, worker = gated_texts
+    answer = worker.submit(request(40))
+    recorder.gate.set()
+    assert answer.result(10).logits.tolist() == list(range(40))
+    assert engine.sizes[1:] == [64, 64, 32]
+
+
+def test_texts_wait_within_the_queues_bound(recorder: Recorder) -> None:
+    worker = Worker([recorder], BUDGET, Letters(), max_queue_tokens=30)  # type: ignore[arg-type]
+    assert not worker.tokenizes  # its engine leaves no time for that
+    first = worker.submit(request(1))
+    assert recorder.entered.wait(10)
+    waiting = worker.submit(texts(20))
+    with pytest.raises(QueueFullError, match="20 do and 11 came"):
+        worker.submit(texts(11))
+    waiting.cancel()
+    late = worker.submit(texts(11))  # who does not want an answer does not count
+    recorder.gate.set()
+    assert len(first.result(10).logits) == len(late.result(10).logits) == 1
+    worker.close()
 
 
 def test_replicas_share_one_queue(recorder: Recorder) -> None:

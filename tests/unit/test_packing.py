@@ -36,6 +36,16 @@ def test_without_padding_batches_are_full(lengths: list[int], budget: int) -> No
             assert tokens + int(array[following[0]]) > budget
 
 
+@given(lengths=LENGTHS, budget=st.integers(1, 4096))
+def test_batches_in_order_are_full_too(lengths: list[int], budget: int) -> None:
+    array = np.array(lengths, dtype=np.int64)
+    batches = plan_batches(array, budget, pads=False, in_order=True)
+    assert np.concatenate([*batches, np.zeros(0, int)]).tolist() == list(range(len(lengths)))
+    for batch, following in itertools.pairwise(batches):
+        assert array[batch].sum() + array[following[0]] > budget
+        assert array[batch].sum() <= budget or len(batch) == 1
+
+
 def cost_of(array: np.ndarray, batches: list[np.ndarray], cost: int) -> int:
     return sum(len(batch) * int(array[batch].max()) + cost for batch in batches)
 

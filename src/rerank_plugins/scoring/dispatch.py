@@ -237,9 +237,12 @@ class Worker:
                 self._wake.notify()
             return slices
 
-    def plan(self, lengths: NDArray[np.int64], *, pads: bool) -> list[NDArray[np.int64]]:
-        """Split pairs into batches of an engine that pads, or does not."""
-        return plan_batches(lengths, self._most_at_once, self._batch_cost, pads=pads)
+    def plan(self, round_: Round, *, pads: bool) -> list[NDArray[np.int64]]:
+        """Split a round into batches of an engine that pads, or does not."""
+        lengths = round_.pairs.lengths
+        if self._at_once and round_.tokenized:
+            return plan_batches(lengths, self._most_at_once, pads=pads, in_order=True)
+        return plan_batches(lengths, self._max_batch_tokens, self._batch_cost, pads=pads)
 
     def count(self, lengths: NDArray[np.int64], *, pads: bool) -> None:
         """Note a batch of pairs of these lengths that an engine has scored."""
@@ -290,7 +293,9 @@ class Worker:
 
     def _round(self) -> tuple[int, float]:
         """Return how many tokens and pairs a round has."""
-        if self._at_once:
+        first = (self._short or self._long)[0]
+        if self._at_once and isinstance(first.work, Texts):
+            # Where texts come Python is the limit, and batches that an engine takes at once ask least of it.
             return self._most_at_once * _BATCHES_PER_ROUND, self._at_once.segments * _BATCHES_PER_ROUND
         waiting = sum(job.waiting_tokens for job in self._short) // self.lines
         least, most = (self._max_batch_tokens * n for n in (_BATCHES_PER_ROUND, _MOST_BATCHES_PER_ROUND))
@@ -303,6 +308,7 @@ class _Flying:
 
     round: Round
     batch: NDArray[np.int64]
+    tokens: int
     collect: Collect
     began: float
 
@@ -379,7 +385,7 @@ class _Line:
     def _score(self, slices: list[Slice]) -> None:
         try:
             round_ = Round(slices, self._encoder)
-            batches = self._worker.plan(round_.pairs.lengths, pads=self._engine.pads)
+            batches = self._worker.plan(round_, pads=self._engine.pads)
         except Exception as error:  # noqa: BLE001 - whatever happens, nobody waits forever
             for job, _ in slices:
                 job.fail(error)
@@ -387,8 +393,14 @@ class _Line:
         round_.batches = len(batches)
         for batch in batches:
             self._launch(round_, batch)
-            while len(self._flying) > self._engine.ahead:
+            while self._too_far_ahead:
                 self._land()
+
+    @property
+    def _too_far_ahead(self) -> bool:
+        """Whether more is in the air than is good: who comes next waits for all of it."""
+        tokens = sum(flying.tokens for flying in self._flying)
+        return tokens > self._engine.ahead * self._worker.max_batch_tokens
 
     def _launch(self, round_: Round, batch: NDArray[np.int64]) -> None:
         began = time.perf_counter()
@@ -400,7 +412,8 @@ class _Line:
         except Exception as error:  # noqa: BLE001 - whatever happens, nobody waits forever
             self._answer(round_, batch, began, error)
         else:
-            self._flying.append(_Flying(round_, batch, collect, began))
+            tokens = int(round_.pairs.lengths[batch].sum())
+            self._flying.append(_Flying(round_, batch, tokens, collect, began))
 
     def _land(self) -> None:
         flying = self._flying.popleft()

@@ -166,6 +166,7 @@ class Round:
 
     Attributes:
         pairs: The pairs of all slices.
+        tokenized: Whether there were texts to tokenise.
         batches: How many batches are still to be scored; the last one's arrival answers.
     """
 
@@ -180,6 +181,7 @@ class Round:
             parts.insert(0, together)
         self._slices = [*((job, taken) for job, taken, _ in texts), *ready]
         self.pairs = join(parts)
+        self.tokenized = bool(texts)
         self.batches = 0
         self._ends = list(accumulate(len(taken) for _, taken in self._slices))
         self._rows = rows_of(self.pairs)

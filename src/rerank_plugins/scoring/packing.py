@@ -12,7 +12,12 @@ __all__ = ["plan_batches"]
 
 
 def plan_batches(
-    lengths: NDArray[np.int64], max_tokens: int, batch_cost: int = 0, *, pads: bool = True
+    lengths: NDArray[np.int64],
+    max_tokens: int,
+    batch_cost: int = 0,
+    *,
+    pads: bool = True,
+    in_order: bool = False,
 ) -> list[NDArray[np.int64]]:
     """Split pairs into batches of similar length, at the least cost.
 
@@ -26,17 +31,20 @@ def plan_batches(
             own.
         batch_cost: What a batch costs besides its tokens, in tokens; 0 pads nothing that it can help.
         pads: Whether the pairs of a batch are padded to the longest.
+        in_order: Leave the pairs in order where nothing is padded, so that few batches hold one request's.
 
     Returns:
-        int64 index arrays; every index in exactly one of them. With padding, longest pairs first, so that
-        the largest memory need comes first. Without, in order.
+        int64 index arrays, longest pairs first, so that the largest memory need comes first; every
+        index in exactly one of them. Without padding, what fits into one batch keeps its order.
     """
     if not len(lengths):
         return []
-    if not pads:
+    if not pads and (in_order or lengths.sum() <= max_tokens):
         return np.split(np.arange(len(lengths)), _fewest_cuts(lengths, max_tokens))
     order = np.argsort(-lengths, kind="stable")
-    return np.split(order, _cheapest_cuts(lengths[order], max_tokens, batch_cost))
+    ordered = lengths[order]
+    cuts = _cheapest_cuts(ordered, max_tokens, batch_cost) if pads else _fewest_cuts(ordered, max_tokens)
+    return np.split(order, cuts)
 
 
 def _fewest_cuts(lengths: NDArray[np.int64], max_tokens: int) -> list[int]:

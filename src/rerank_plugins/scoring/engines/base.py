@@ -41,7 +41,7 @@ class Engine(Protocol):
 
     @property
     def ahead(self) -> int:
-        """How many batches may be launched before the first is collected; 0 if launching waits for it."""
+        """How many full batches, or as much in smaller ones, may be in the air; 0 if launching waits."""
         ...
 
     @property

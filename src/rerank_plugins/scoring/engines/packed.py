@@ -87,11 +87,6 @@ class PackedNetwork(nn.Module):
         return self._operators.feed_forward(layer, cls, mixed)
 
 
-# Batches of a graph's size that may wait on the device, some milliseconds' work: with fewer, the engine's
-# thread waits where it could tokenise.
-_SMALL_AHEAD = 4
-
-
 class PackedEngine:
     """Runs a `BertNetwork` on packed batches.
 
@@ -123,7 +118,6 @@ class PackedEngine:
         self.ahead = 1 if self._streams else 0
         self._graphs: Graphs | None = None
         if graphs != "off":
-            self.ahead *= _SMALL_AHEAD
             stream = self._streams.capture if self._streams else None
             self._graphs = Graphs(self._network, device, network.config.max_positions, stream)
             if graphs == "load":
