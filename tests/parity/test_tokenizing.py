@@ -136,6 +136,14 @@ def test_the_first_ids_of_any_text(plain: Tokenizer, texts: list[str], limit: in
     assert [numbers(ids) for ids in TextTokenizer(plain).ids(texts, limit)] == expected
 
 
+def test_many_texts_are_looked_up_some_at_a_time(plain: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizing, "_CHARACTERS_TOGETHER", 200)
+    texts = [make_text(i % 60, seed=i) for i in range(100)] + ["", " ", "x" * 300]
+    for limit in (7, 10**6):
+        expected = [ids[:limit] for ids in whole(plain, texts)]
+        assert [numbers(ids) for ids in TextTokenizer(plain).ids(texts, limit)] == expected
+
+
 def test_what_is_not_read_costs_nothing(plain: Tokenizer) -> None:
     ours = TextTokenizer(plain)
     ours.ids([" ".join(f"word{i}" for i in range(100_000))], 16)

@@ -185,7 +185,7 @@ class Worker:
             started = line.start(work)
             if isinstance(started, Direct):
                 return started
-            if started:  # tokenised, but not launched
+            if started is not None:  # tokenised, but not launched
                 work = started
                 break
         return self.submit(work)
@@ -268,11 +268,9 @@ class Worker:
             left = room
             for _ in range(count):
                 job = queue[0]
-                split = isinstance(job.work, EncodedPairs)
-                # The first is taken in any case.
-                if left <= 0 or (
-                    left < room and not split and (job.waiting_tokens > left or len(job) > seats)
-                ):
+                # Texts are taken as a whole, the first in any case.
+                fits = job.waiting_tokens <= left and len(job) <= seats
+                if left <= 0 or not (fits or left == room or isinstance(job.work, EncodedPairs)):
                     break
                 queue.popleft()
                 before = job.waiting_tokens

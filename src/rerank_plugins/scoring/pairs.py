@@ -246,9 +246,8 @@ class PairEncoder:
         Raises:
             InvalidInputError: If a text is not valid Unicode (holds a lone surrogate).
         """
-        texts = Texts(pairs)
-        refuse_surrogates(texts.digests)
-        encoded, (cost,) = self.encode_together([texts])
+        refuse_surrogates(chain.from_iterable(pairs))
+        encoded, (cost,) = self.encode_together([Texts(pairs)])
         return replace(encoded, cost=cost)
 
     def encode_together(self, parts: Sequence[Texts]) -> tuple[EncodedPairs, list[Cost]]:
