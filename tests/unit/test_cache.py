@@ -38,7 +38,7 @@ def test_what_is_encoded_together_is_what_each_is_alone(tiny_scorer: CrossEncode
     ]
     ours = encoder(tiny_scorer, 10**6)
     for known in (False, True):
-        together, costs = ours.encode_together([Texts(pairs) for pairs in asked])
+        together, costs = ours.encode_together([Texts(*zip(*pairs, strict=True)) for pairs in asked])
         alone = [encoder(tiny_scorer, 0).encode(pairs) for pairs in asked]
         assert np.array_equal(together.lengths, np.concatenate([part.lengths for part in alone]))
         for name in ("ids", "boundaries", "document_tokens", "truncated", "query_truncated"):

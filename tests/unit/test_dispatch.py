@@ -410,16 +410,16 @@ class Letters:
         self.together: list[int] = []
 
     def expected_tokens(self, texts: Texts) -> int:
-        return sum(len(document) for _, document in texts.pairs)
+        return sum(map(len, texts.documents))
 
     def encode_together(self, parts: list[Texts]) -> tuple[EncodedPairs, list[Cost]]:
         self.together.append(len(parts))
-        encoded = join([request(1, length=len(text)) for part in parts for _, text in part.pairs])
+        encoded = join([request(1, length=len(text)) for part in parts for text in part.documents])
         return encoded, [Cost(self.expected_tokens(part)) for part in parts]
 
 
 def texts(*lengths: int) -> Texts:
-    return Texts([("q", "x" * length) for length in lengths])
+    return Texts(["q"] * len(lengths), ["x" * length for length in lengths])
 
 
 @pytest.fixture

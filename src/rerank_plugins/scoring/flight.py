@@ -98,14 +98,18 @@ class Flight:
         """
         seen: dict[bytes, int] = {}
         for texts, more in self._cut(pairs):
-            refuse_surrogates(chain.from_iterable(texts.pairs))
-            if not (seen or more or self._cache.enabled) and len(set(texts.pairs)) == len(texts):
+            refuse_surrogates(chain(texts.queries, texts.documents))
+            if not (seen or more or self._cache.enabled) and len(set(texts.documents)) == len(texts):
                 # The whole call, as nearly always: no need to remember the pairs.
                 self._rows.append(_TO_COME)
                 yield Chunk(0, texts)
                 return
-            keys = [texts.digests[query] + texts.digests[document] for query, document in texts.pairs]
-            fresh = {key: pair for key, pair in zip(keys, texts.pairs, strict=True) if key not in seen}
+            of = texts.digests
+            keys = [of[query] + of[text] for query, text in zip(texts.queries, texts.documents, strict=True)]
+            fresh: dict[bytes, int] = {}
+            for i, key in enumerate(keys):
+                if key not in seen:
+                    fresh.setdefault(key, i)
             seen.update(zip(fresh, count(len(seen)), strict=False))
             self._places.extend(map(seen.__getitem__, keys))
             if fresh:
@@ -113,22 +117,25 @@ class Flight:
 
     def _cut(self, pairs: Iterable[Pair]) -> Iterator[tuple[Texts, bool]]:
         """Yield the texts of chunks, and whether there may be more."""
-        some: list[Pair] = []
+        queries: list[str] = []
+        documents: list[str] = []
         tokens, most = self._worker.at_once or (2**62, _CHUNK)
         longest, room = self._encoder.most_characters, self._encoder.room_for(tokens)
         characters = 0
-        for pair in pairs:
-            some.append(pair)
-            characters += min(len(pair[1]), longest) + 1
-            if len(some) == most or characters >= room:
-                yield Texts(some, characters), True
-                some, characters, room = [], 0, self._encoder.room_for(tokens)
-        if some:
-            yield Texts(some, characters), False
+        for query, document in pairs:
+            queries.append(query)
+            documents.append(document)
+            characters += min(len(document), longest) + 1
+            if len(documents) == most or characters >= room:
+                yield Texts(queries, documents, characters), True
+                queries, documents, characters = [], [], 0
+                room = self._encoder.room_for(tokens)
+        if documents:
+            yield Texts(queries, documents, characters), False
 
-    def _chunk(self, fresh: dict[bytes, Pair], texts: Texts) -> Chunk:
-        keys, pairs = list(fresh), list(fresh.values())
-        rows, places = _TO_COME, None
+    def _chunk(self, fresh: dict[bytes, int], texts: Texts) -> Chunk:
+        """Return what of a chunk has to be scored, given its distinct pairs by digest."""
+        rows, places, keys = _TO_COME, None, list(fresh)
         known = self._cache.find(keys)
         if known:
             rows = np.empty(len(keys), dtype=ROW)
@@ -137,9 +144,11 @@ class Flight:
                 if key in known:
                     rows[i] = known[key]
             places = np.array([i for i, key in enumerate(keys) if key not in known], dtype=np.int64)
-            keys, pairs = [keys[i] for i in places], [pairs[i] for i in places]
-        if len(pairs) < len(texts):
-            texts = Texts(pairs, texts.characters * len(pairs) // len(texts))
+            keys = [keys[i] for i in places]
+        if len(keys) < len(texts):
+            left = [fresh[key] for key in keys]
+            queries, documents = ([of[i] for i in left] for of in (texts.queries, texts.documents))
+            texts = Texts(queries, documents, texts.characters * len(left) // len(texts))
         self._rows.append(rows)
         return Chunk(len(self._rows) - 1, texts, places, keys if self._cache.enabled else ())
 

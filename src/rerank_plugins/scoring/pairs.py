@@ -87,18 +87,26 @@ class PairTemplate:
 
 @dataclass(frozen=True)
 class Texts:
-    """Pairs that are still to be encoded.
+    """Pairs that are still to be encoded, valid Unicode.
 
     Attributes:
-        pairs: Queries and documents, valid Unicode.
+        queries: n queries. Apart from the documents, as garbage collection looks at every pair, but not at
+            strings.
+        documents: n documents.
         characters: How many of the documents may be read; one more each, as empty ones take tokens, too.
     """
 
-    pairs: Sequence[Pair]
+    queries: Sequence[str]
+    documents: Sequence[str]
     characters: int = 0
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.documents)
+
+    @property
+    def distinct(self) -> dict[str, bytes]:
+        """The different texts, with nothing behind them."""
+        return dict.fromkeys(chain(self.queries, self.documents), b"")
 
     @cached_property
     def digests(self) -> dict[str, bytes]:
@@ -107,7 +115,7 @@ class Texts:
         Raises:
             InvalidInputError: If a text is not valid Unicode (holds a lone surrogate).
         """
-        return digests(chain.from_iterable(self.pairs))
+        return digests(self.distinct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,29 +254,29 @@ class PairEncoder:
         Raises:
             InvalidInputError: If a text is not valid Unicode (holds a lone surrogate).
         """
-        refuse_surrogates(chain.from_iterable(pairs))
-        encoded, (cost,) = self.encode_together([Texts(pairs)])
+        queries, documents = [query for query, _ in pairs], [document for _, document in pairs]
+        refuse_surrogates(chain(queries, documents))
+        encoded, (cost,) = self.encode_together([Texts(queries, documents)])
         return replace(encoded, cost=cost)
 
     def encode_together(self, parts: Sequence[Texts]) -> tuple[EncodedPairs, list[Cost]]:
         """Encode what several calls ask for, which costs little more than one; also say what each took."""
         started = time.perf_counter()
         keys: dict[str, bytes] = {}
-        distinct = [self._keys(part) for part in parts]
+        # Digests only where anything is remembered by them.
+        distinct = [part.digests if self._cache.enabled else part.distinct for part in parts]
         for some in distinct:
             keys.update(some)
         tokens, new = self._tokens(keys)
-        encoded = self._assemble([*chain.from_iterable(part.pairs for part in parts)], tokens)
+        queries = list(chain.from_iterable(part.queries for part in parts))
+        documents = list(chain.from_iterable(part.documents for part in parts))
+        encoded = self._assemble(queries, documents, tokens)
         spent = (time.perf_counter() - started) * 1000
         ends = encoded.offsets[list(accumulate(map(len, parts), initial=0))]
         return encoded, [
             Cost(count, len(some), len(some) - sum(map(new.__contains__, some)), spent)
             for count, some in zip((ends[1:] - ends[:-1]).tolist(), distinct, strict=True)
         ]
-
-    def _keys(self, texts: Texts) -> Mapping[str, bytes]:
-        """Return the different texts, with digests if anything is remembered."""
-        return texts.digests if self._cache.enabled else dict.fromkeys(chain.from_iterable(texts.pairs), b"")
 
     def expected_tokens(self, texts: Texts) -> int:
         """Return how many tokens there may be, going by what was encoded last; one or more."""
@@ -281,10 +289,11 @@ class PairEncoder:
         """
         return tokens * self._characters_per_token
 
-    def _assemble(self, pairs: Sequence[Pair], tokens: Mapping[str, bytes]) -> EncodedPairs:
+    def _assemble(
+        self, queries: Sequence[str], documents: Sequence[str], tokens: Mapping[str, bytes]
+    ) -> EncodedPairs:
         """Put pairs together, given the ids of each text; no Python runs for each document."""
-        n = len(pairs)
-        queries, documents = zip(*pairs, strict=True) if pairs else ((), ())
+        n = len(documents)
         suffix = self.template.suffix.tobytes()
         heads = {query: self._head(tokens[query]) for query in set(queries)}
         rooms = {query: self._room(head) * ID_BYTES for query, head in heads.items()}
