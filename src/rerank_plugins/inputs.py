@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import filterfalse
 from numbers import Real
 from typing import Any
 
@@ -117,9 +118,7 @@ def _check_number(value: Any, name: str) -> float:
 
 def refuse_surrogates(texts: Iterable[str]) -> None:
     """Raise our error for the first text that is not valid Unicode."""
-    for text in texts:
-        if text.isascii():  # which costs next to nothing
-            continue
+    for text in filterfalse(str.isascii, texts):  # which a string knows of itself
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
