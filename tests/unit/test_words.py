@@ -61,6 +61,15 @@ def test_words_that_want_the_same_slot_are_all_found(monkeypatch: pytest.MonkeyP
     assert recall(table, words) == [*words[:18], None, None]
 
 
+def test_nobody_can_know_which_words_collide() -> None:
+    rows = Words.of([f"word{i}" for i in range(64)]).rows
+    slots = [WordTable(64)._slot(rows) for _ in range(8)]
+    assert all(0 <= some.min() <= some.max() < 128 for some in slots)
+    assert len({tuple(some.tolist()) for some in slots}) == 8
+    # Spread as by chance: 64 in 128 slots leave some 50 different ones.
+    assert all(len(set(some.tolist())) > 32 for some in slots)
+
+
 def test_one_call_may_bring_more_words_than_are_remembered() -> None:
     table = WordTable(8)
     words = [f"word{i}" for i in range(30)]

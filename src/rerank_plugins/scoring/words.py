@@ -22,10 +22,7 @@ _SPACE = ord(" ")
 # By length with the space, a row of ones for each byte that is the word's.
 _MASKS = (255 * (np.arange(_WIDTH) < np.arange(_WIDTH + 1)[:, None])).astype(np.uint8)
 _MASK_ROWS = _MASKS.view(f"V{_WIDTH}").ravel()
-# Odd, and without a pattern: what a row's lanes are multiplied with; the sum's highest bits are its slot.
-_FACTORS = np.array(
-    [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93], dtype=np.uint64
-)
+_HALF = np.uint64(32)
 
 Rows = NDArray[np.uint64]
 Ints = NDArray[np.int64]
@@ -88,6 +85,9 @@ class WordTable:
         self._capacity = capacity
         # Half of the slots at most are taken, so that probing ends soon.
         self._slots = np.zeros(2 * capacity, dtype=np.int64)
+        # Drawn anew for each table: who sends texts cannot know which words collide.
+        drawn = np.random.default_rng().integers(2**63, size=_LANES + 1, dtype=np.uint64) * 2 + 1
+        self._factors, self._mixer = drawn[:-1], drawn[-1]
         self._shift = np.uint64(64 - (2 * capacity - 1).bit_length())
         self._rows = np.zeros((capacity, _LANES), dtype=np.uint64)
         self._starts = np.zeros(capacity, dtype=np.int64)
@@ -161,7 +161,11 @@ class WordTable:
             entries, slots = entries[left], self._next(slots[left])
 
     def _slot(self, rows: Rows) -> Ints:
-        return ((rows @ _FACTORS) >> self._shift).view(np.int64)
+        """Multiply-shift hashing (Dietzfelbinger et al. 1997), twice, as many words are much alike."""
+        sums = rows @ self._factors
+        sums ^= sums >> _HALF
+        sums *= self._mixer
+        return (sums >> self._shift).view(np.int64)
 
     def _next(self, slots: Ints) -> Ints:
         return (slots + 1) % len(self._slots)
