@@ -31,11 +31,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from rerank_plugins import CrossEncoderScorer
 from rerank_plugins.bench.flops import matmul_peak, needed_flops
-from rerank_plugins.bench.measure import Load, measure_callers
+from rerank_plugins.bench.measure import Load, measure_callers, measure_tasks
 from rerank_plugins.bench.models import make_random_checkpoint
 from rerank_plugins.bench.report import machine, tables
 from rerank_plugins.bench.run import Plan, run_benchmark
-from rerank_plugins.bench.workload import LENGTHS, Topic, make_topics
+from rerank_plugins.bench.workload import LENGTHS, make_topics
 from rerank_plugins.scoring import family
 from rerank_plugins.scoring.engines.base import Collect
 from rerank_plugins.scoring.engines.packed import PackedEngine
@@ -57,7 +57,7 @@ WITHOUT_CUDNN = "peer without cuDNN's attention"
 QUERY = "how do I reset my router?"
 # Requests at once where token ids are in hand, and calls one after the other where strings are.
 AT_ONCE, CALLS = 8, 5
-CALLER_DOCUMENTS, CALLER_ROUNDS = 20, 5
+CALLER_DOCUMENTS, CALLER_REQUESTS, CALLER_ROUNDS = 20, 40, 5
 
 Row = dict[str, Any]
 
@@ -256,19 +256,19 @@ def measure_many_callers(model: str, size: Size) -> list[Row]:
     Callers are threads, or tasks of one event loop.
     """
     engine, _, dtype = size.ours[-1].partition(":")
-    requests = size.callers * 40
+    requests = size.callers * CALLER_REQUESTS
     topics = make_topics(LENGTHS["msmarco"], queries=requests, candidates=CALLER_DOCUMENTS, seed=11)
     large = make_topics(LENGTHS["msmarco"], queries=CALLS, candidates=size.candidates, seed=12)
     options = {"device": size.device, "engine": engine, "dtype": dtype, "token_cache_bytes": 0}
     with CrossEncoderScorer(model, **options) as scorer:
 
         def threads(callers: int) -> Load:
-            return measure_callers(scorer.score, topics[: callers * 40], callers)
+            return measure_callers(scorer.score, topics[: callers * CALLER_REQUESTS], callers)
 
         ways: dict[str, Callable[[], Load]] = {
             "1 thread": lambda: threads(1),
             f"{size.callers} threads": lambda: threads(size.callers),
-            f"{size.callers} tasks": lambda: asyncio.run(measure_tasks(scorer, topics, size.callers)),
+            f"{size.callers} tasks": lambda: asyncio.run(measure_tasks(scorer.ascore, topics, size.callers)),
         }
         loads: dict[str, list[Load]] = {way: [] for way in ways}
         rates = []
@@ -292,25 +292,6 @@ def measure_many_callers(model: str, size: Size) -> list[Row]:
         }
         for way, some in loads.items()
     ]
-
-
-async def measure_tasks(scorer: CrossEncoderScorer, topics: Sequence[Topic], callers: int) -> Load:
-    """Let tasks of one event loop ask for topics, one after the other each, until all are answered."""
-    waiting = iter(topics)
-    latencies = []
-
-    async def ask() -> None:
-        for topic in waiting:
-            started = time.perf_counter()
-            await scorer.ascore(*topic)
-            latencies.append(time.perf_counter() - started)
-
-    started = time.perf_counter()
-    await asyncio.gather(*(ask() for _ in range(callers)))
-    spent = time.perf_counter() - started
-    p50, p99 = np.percentile(latencies, [50, 99])
-    documents = sum(len(texts) for _, texts in topics)
-    return Load(callers, documents // len(topics), documents / spent, float(p50), float(p99))
 
 
 def checkpoint(member: str, folder: Path) -> str:

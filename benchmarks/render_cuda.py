@@ -7,6 +7,11 @@ from typing import Any
 Table = Callable[[Iterable[str], Iterable[Iterable[object]]], str]
 
 
+def listing(table: Table, rows: Iterable[dict[str, Any]], columns: dict[str, tuple[str, str]]) -> str:
+    """Return rows as they were written: by heading, which value, and its format."""
+    return table(columns, ([format(row[key], spec) for key, spec in columns.values()] for row in rows))
+
+
 def blocks(table: Table, read: Callable[[str], dict[str, Any]]) -> dict[str, Callable[..., str]]:
     """Return the blocks by name, made with functions that write a table and read a result file."""
 
@@ -53,33 +58,31 @@ def blocks(table: Table, read: Callable[[str], dict[str, Any]]) -> dict[str, Cal
 
     def cuda_floor(name: str) -> str:
         """The arithmetic's floor, and what was measured."""
-        lines = [
-            [
-                row["precision"],
-                row["lengths"],
-                f"{row['floor ms']:.1f}",
-                f"{row['from ids ms']:.1f}",
-                f"{row['share of peak']:.0%}",
-            ]
-            for row in read(name)["floor"]
-        ]
-        head = ["precision", "lengths", "floor, ms", "from token ids, ms", "of the card's matmul rate"]
-        return table(head, lines)
+        return listing(
+            table,
+            read(name)["floor"],
+            {
+                "precision": ("precision", ""),
+                "lengths": ("lengths", ""),
+                "floor, ms": ("floor ms", ".1f"),
+                "from token ids, ms": ("from ids ms", ".1f"),
+                "of the card's matmul rate": ("share of peak", ".0%"),
+            },
+        )
 
     def cuda_callers(name: str) -> str:
         """Callers of 20 documents at once, against calls of 1,000."""
-        lines = [
-            [
-                row["callers"],
-                f"{row['docs/s']:,.0f}",
-                f"{row['share of large calls']:.0%}",
-                f"{row['p50 ms']:.1f}",
-                f"{row['p99 ms']:.1f}",
-            ]
-            for row in read(name)["callers"]
-        ]
-        head = ["callers", "docs/s together", "of calls of 1,000", "p50 ms", "p99 ms"]
-        return table(head, lines)
+        return listing(
+            table,
+            read(name)["callers"],
+            {
+                "callers": ("callers", ""),
+                "docs/s together": ("docs/s", ",.0f"),
+                "of calls of 1,000": ("share of large calls", ".0%"),
+                "p50 ms": ("p50 ms", ".1f"),
+                "p99 ms": ("p99 ms", ".1f"),
+            },
+        )
 
     def cuda_parity(name: str) -> str:
         """How far logits are apart."""
@@ -93,17 +96,16 @@ def blocks(table: Table, read: Callable[[str], dict[str, Any]]) -> dict[str, Cal
 
     def kernels(dtype: str) -> str:
         """What surrounds attention, written in several ways."""
-        lines = [
-            [
-                row["variant"],
-                f"{row['ms']:.2f}",
-                f"{row['share of peak']:.0%}",
-                f"{row['distance to float32']:.4f}",
-            ]
-            for row in read("kernels")[dtype]
-        ]
-        head = [dtype, "ms", "of the card's matmul rate", "largest distance to float32, bundled model"]
-        return table(head, lines)
+        return listing(
+            table,
+            read("kernels")[dtype],
+            {
+                dtype: ("variant", ""),
+                "ms": ("ms", ".2f"),
+                "of the card's matmul rate": ("share of peak", ".0%"),
+                "largest distance to float32, bundled model": ("distance to float32", ".4f"),
+            },
+        )
 
     return {
         "cuda": cuda,

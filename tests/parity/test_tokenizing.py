@@ -147,7 +147,7 @@ def test_many_texts_are_looked_up_some_at_a_time(plain: Tokenizer, monkeypatch: 
 def test_what_is_not_read_costs_nothing(plain: Tokenizer) -> None:
     ours = TextTokenizer(plain)
     ours.ids([" ".join(f"word{i}" for i in range(100_000))], 16)
-    assert ours._table.used <= 1 + 16 * tokenizing._CHARACTERS_PER_TOKEN // len("word0 ") + 1
+    assert ours._table.used <= 1 + 16 * tokenizing.CHARACTERS_PER_TOKEN // len("word0 ") + 1
 
 
 def test_words_of_all_lengths_are_remembered_or_not(plain: Tokenizer) -> None:

@@ -19,7 +19,7 @@ from rerank_plugins.bench.contestants import (
     peer_contestant,
 )
 from rerank_plugins.bench.flops import needed_flops
-from rerank_plugins.bench.measure import Race, agreement, measure_callers, race
+from rerank_plugins.bench.measure import Race, agreement, measure_callers, measure_tasks, race
 from rerank_plugins.bench.models import make_random_checkpoint
 from rerank_plugins.bench.report import Report, Result, machine, tables
 from rerank_plugins.bench.run import Plan, _topics, run_benchmark
@@ -238,3 +238,11 @@ def test_a_report_is_json_and_tables() -> None:
 def np_zeros(query: str, documents: list[str]) -> np.ndarray:
     time.sleep(0)
     return np.zeros(len(documents), dtype=np.float32)
+
+
+async def test_tasks_are_all_answered(tiny_scorer: CrossEncoderScorer) -> None:
+    topics = make_topics(LENGTHS["msmarco"], queries=9, candidates=5, seed=3)
+    load = await measure_tasks(tiny_scorer.ascore, topics, 4)
+    assert (load.callers, load.documents, load.background) == (4, 5, 0)
+    assert 0 < load.p50 <= load.p99
+    assert load.rate > 0

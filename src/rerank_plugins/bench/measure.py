@@ -1,20 +1,22 @@
 """Interleaved rounds, and callers at once."""
 
+import asyncio
 import math
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rerank_plugins.bench.contestants import Contestant, Score
 from rerank_plugins.bench.workload import Topic
 
-__all__ = ["PAUSE", "Agreement", "Load", "Race", "agreement", "measure_callers", "race"]
+__all__ = ["PAUSE", "Agreement", "Load", "Race", "agreement", "measure_callers", "measure_tasks", "race"]
 
 Clock = Callable[[], float]
 
@@ -166,6 +168,34 @@ def measure_callers(
             asked = [pool.submit(ask) for _ in range(callers)]
             latencies = np.concatenate([caller.result() for caller in asked])
         spent = time.perf_counter() - started
+    return _load(topics, callers, latencies, spent, len(background[1]) if background else 0)
+
+
+async def measure_tasks(
+    ascore: Callable[[str, list[str]], Awaitable[object]], topics: Sequence[Topic], callers: int
+) -> Load:
+    """Let tasks of the event loop ask for topics as threads do in `measure_callers`."""
+    waiting = iter(topics)
+    latencies = []
+
+    async def ask() -> None:
+        for topic in waiting:
+            started = time.perf_counter()
+            await ascore(*topic)
+            latencies.append(time.perf_counter() - started)
+
+    started = time.perf_counter()
+    await asyncio.gather(*(ask() for _ in range(callers)))
+    return _load(topics, callers, latencies, time.perf_counter() - started)
+
+
+def _load(
+    topics: Sequence[Topic],
+    callers: int,
+    latencies: Sequence[float] | NDArray[np.float64],
+    spent: float,
+    background: int = 0,
+) -> Load:
     documents = sum(len(texts) for _, texts in topics)
     return Load(
         callers=callers,
@@ -173,7 +203,7 @@ def measure_callers(
         rate=documents / spent,
         p50=float(np.percentile(latencies, 50)),
         p99=float(np.percentile(latencies, 99)),
-        background=len(background[1]) if background else 0,
+        background=background,
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank_plugins.scoring.jobs import Scored, rows_of
-from rerank_plugins.scoring.pairs import Cost, EncodedPairs
+from rerank_plugins.scoring.pairs import EncodedPairs
 
 __all__ = ["Direct"]
 
@@ -47,8 +47,7 @@ class Direct:
         spent = (time.perf_counter() - self._began) * 1000
         rows = rows_of(self._pairs)
         rows["logits"] = logits
-        cost = self._pairs.cost or Cost(len(self._pairs.ids))
-        return Scored(rows, cost, queue_ms=0.0, compute_ms=spent)
+        return Scored(rows, self._pairs.known_cost, queue_ms=0.0, compute_ms=spent)
 
     def cancel(self) -> None:
         """Let them go. The device finishes what it was given."""

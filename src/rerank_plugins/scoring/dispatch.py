@@ -135,8 +135,7 @@ class Worker:
     def encode(self, texts: Texts) -> EncodedPairs:
         """Tokenise in the caller's thread."""
         assert self._encoder  # noqa: S101 - whoever has texts has given it
-        encoded, (cost,) = self._encoder.encode_together([texts])
-        return replace(encoded, cost=cost)
+        return self._encoder.encode_texts(texts)
 
     def submit(self, work: Work) -> "Future[Scored]":
         """Queue pairs, one or more; cancelling the future drops what of them no round has taken yet.

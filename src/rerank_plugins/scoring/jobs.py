@@ -74,7 +74,7 @@ class Job:
     def __init__(self, work: Work, tokens: int) -> None:
         self.work = work
         self.future: Future[Scored] = Future()
-        self.cost = (work.cost if isinstance(work, EncodedPairs) else None) or Cost(tokens)
+        self.cost = work.known_cost if isinstance(work, EncodedPairs) else Cost(tokens)
         self._rows: NDArray[np.void] | None = None
         self.compute_ms = 0.0
         self.out_of_memory = 0

@@ -20,7 +20,7 @@ from rerank_plugins.errors import InvalidInputError, ModelFormatError
 from rerank_plugins.inputs import refuse_surrogates
 from rerank_plugins.scoring.cache import ContentCache, digests
 from rerank_plugins.scoring.protocol import Extent, Span
-from rerank_plugins.scoring.tokenizing import ID_BYTES, TextTokenizer
+from rerank_plugins.scoring.tokenizing import CHARACTERS_PER_TOKEN, ID_BYTES, TextTokenizer
 from rerank_plugins.scoring.windows import Offsets, plan_windows
 
 __all__ = ["Cost", "EncodedPairs", "Pair", "PairEncoder", "PairTemplate", "Texts"]
@@ -31,8 +31,8 @@ Pair = tuple[str, str]
 
 # What an entry of the token cache costs besides its ids: key, header, links (200 measured with 175,000).
 _ENTRY_BYTES = 220
-# Characters of a document for each token of its pair, until texts tell; and at most.
-_CHARACTERS, _MOST_CHARACTERS = 3.7, 8
+# Characters of a document for each token of its pair, until texts tell.
+_CHARACTERS = 3.7
 # Long texts whose offsets are at hand at once: they take far more memory than ids.
 _LONG_TEXTS = 64
 
@@ -162,6 +162,11 @@ class EncodedPairs:
     def __len__(self) -> int:
         return len(self.boundaries)
 
+    @property
+    def known_cost(self) -> Cost:
+        """What encoding took as far as is known: how many tokens came of it, if no more."""
+        return self.cost or Cost(len(self.ids))
+
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """int64 [n], tokens of each pair."""
@@ -244,7 +249,7 @@ class PairEncoder:
             raise InvalidInputError(msg)
         self._texts = TextTokenizer(self._tokenizer)
         # No more of a document counts when tokens are to be estimated.
-        self.most_characters = max_length * _MOST_CHARACTERS
+        self.most_characters = max_length * CHARACTERS_PER_TOKEN
         self._characters_per_token = _CHARACTERS
         self._cache: ContentCache[bytes] = ContentCache(cache_bytes, lambda ids: len(ids) + _ENTRY_BYTES)
 
@@ -256,7 +261,11 @@ class PairEncoder:
         """
         queries, documents = [query for query, _ in pairs], [document for _, document in pairs]
         refuse_surrogates(chain(queries, documents))
-        encoded, (cost,) = self.encode_together([Texts(queries, documents)])
+        return self.encode_texts(Texts(queries, documents))
+
+    def encode_texts(self, texts: Texts) -> EncodedPairs:
+        """Encode what one call asks for."""
+        encoded, (cost,) = self.encode_together([texts])
         return replace(encoded, cost=cost)
 
     def encode_together(self, parts: Sequence[Texts]) -> tuple[EncodedPairs, list[Cost]]:

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from rerank_plugins.scoring.words import Words, WordTable
 
-__all__ = ["ID_BYTES", "TextTokenizer", "never_looks_across_spaces"]
+__all__ = ["CHARACTERS_PER_TOKEN", "ID_BYTES", "TextTokenizer", "never_looks_across_spaces"]
 
 # Ids travel as the bytes of int32s: joining bytes is the fastest way that Python has to join anything.
 ID_BYTES = 4
@@ -29,7 +29,7 @@ _WORDS_TOGETHER = 64
 # Characters looked up together: arrays of their words stay in the processor's cache.
 _CHARACTERS_TOGETHER = 2**18
 # Characters for a token: so much of a long text is nearly always enough, and no more is looked at.
-_CHARACTERS_PER_TOKEN = 8
+CHARACTERS_PER_TOKEN = 8
 
 
 def never_looks_across_spaces(tokenizer: Tokenizer) -> bool:
@@ -56,7 +56,7 @@ class TextTokenizer:
 
     def ids(self, texts: Sequence[str], limit: int) -> list[bytes]:
         """Return the ids of each text, the first `limit` of them, as the bytes of int32s."""
-        size, most = limit * ID_BYTES, limit * _CHARACTERS_PER_TOKEN
+        size, most = limit * ID_BYTES, limit * CHARACTERS_PER_TOKEN
         if not self._by_word:
             return [ids[:size] for ids in self._encode(texts)]
         if max(map(len, texts), default=0) <= most and sum(map(len, texts)) <= _CHARACTERS_TOGETHER:
