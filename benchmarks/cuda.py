@@ -37,7 +37,7 @@ from rerank_plugins.bench.report import machine, tables
 from rerank_plugins.bench.run import Plan, run_benchmark
 from rerank_plugins.bench.workload import LENGTHS, make_topics
 from rerank_plugins.scoring import family
-from rerank_plugins.scoring.engines.base import Collect
+from rerank_plugins.scoring.engines.base import Launched
 from rerank_plugins.scoring.engines.packed import PackedEngine
 from rerank_plugins.scoring.pairs import EncodedPairs
 
@@ -57,6 +57,8 @@ WITHOUT_CUDNN = "peer without cuDNN's attention"
 QUERY = "how do I reset my router?"
 # Requests at once where token ids are in hand, and calls one after the other where strings are.
 AT_ONCE, CALLS = 8, 5
+# In this order: what memory takes is the process's peak, so nothing comes before it.
+PARTS = ("memory_mib", "floor", "callers", "runs", "summary", "parity", "out_of_memory", "profile")
 CALLER_DOCUMENTS, CALLER_REQUESTS, CALLER_ROUNDS = 20, 40, 5
 
 Row = dict[str, Any]
@@ -332,7 +334,7 @@ def survive_out_of_memory(model: str, size: Size) -> list[Row]:
     failures = iter([torch.OutOfMemoryError("injected")])
     launch = PackedEngine.launch
 
-    def failing(engine: PackedEngine, pairs: EncodedPairs, indices: NDArray[np.int64]) -> Collect:
+    def failing(engine: PackedEngine, pairs: EncodedPairs, indices: NDArray[np.int64]) -> Launched:
         for failure in failures:
             raise failure
         return launch(engine, pairs, indices)
@@ -413,7 +415,7 @@ def show(console: Console, title: str, findings: Any) -> None:
     """Print findings, rows as a table; rows may lack columns that others have."""
     console.print(f"\n[bold]{title}[/]")
     if not isinstance(findings, list) or not findings:
-        console.print(findings)
+        console.print(findings, markup=False)
         return
     columns = list(dict.fromkeys(name for row in findings for name in row))
     table = Table(*columns)
@@ -431,73 +433,76 @@ def guarded(part: Callable[..., Any], *arguments: Any) -> Any:
         return {"failed": f"{type(error).__name__}: {error}"}
 
 
-def measure(size: Size, output: Path | None = None, *, part: str = "all") -> None:
-    """Measure, print, and write what is found as it comes: all, what is timed ("speed"), or the rest."""
+def measure_runs(size: Size, console: Console) -> dict[str, Any]:
+    """Let all contestants score, and print what each run gave."""
+    runs = {}
+    for name, plan in plans(size):
+        started = time.perf_counter()
+        report = guarded(run, name, plan)
+        console.print(f"\n[bold]{name}[/] ({time.perf_counter() - started:.0f} s)")
+        if isinstance(report, dict):
+            console.print(report)
+            runs[name] = report
+        else:
+            console.print(*tables(report), sep="\n")
+            runs[name] = json.loads(report.to_json())
+    return runs
+
+
+def measure(size: Size, output: Path | None = None, parts: Sequence[str] = PARTS) -> None:
+    """Measure, print, and write what is found as it comes."""
     # A graph that is captured in the middle of a round would be its slowest call.
     os.environ.setdefault("RERANK_CUDA_GRAPHS", "load")
     console = Console(width=130)
     card = torch.cuda.get_device_name(size.device) if size.device.startswith("cuda") else "CPU"
     console.print(f"[bold]{card}[/], torch {torch.__version__}")
-    found: dict[str, Any] = {"card": card, "machine": machine(), "runs": {}}
-
-    def write() -> None:
-        if output:
-            output.mkdir(parents=True, exist_ok=True)
-            (output / "cuda.json").write_text(json.dumps(found, indent=2) + "\n")
-
+    found: dict[str, Any] = {"card": card, "machine": machine()}
     with tempfile.TemporaryDirectory() as folder:
-        model = checkpoint(size.members[-1], Path(folder))
+        interactive, model = (checkpoint(member, Path(folder)) for member in size.members[-2:])
         with CrossEncoderScorer(model, device=size.device) as scorer:
             found["info"] = asdict(scorer.info) | {"model": size.members[-1]}
             console.print(scorer.info.reasons)
-        if part != "checks":
-            found["floor"] = guarded(measure_floor, model, size)
-            show(console, "floor", found["floor"])
-            interactive = checkpoint(size.members[-2], Path(folder))
-            found["callers"] = guarded(measure_many_callers, interactive, size)
-            show(console, "callers", found["callers"])
-        for name, plan in plans(size) if part != "checks" else ():
-            started = time.perf_counter()
-            report = guarded(run, name, plan)
-            console.print(f"\n[bold]{name}[/] ({time.perf_counter() - started:.0f} s)")
-            if isinstance(report, dict):
-                console.print(report)
-                found["runs"][name] = report
-            else:
-                for table in tables(report):
-                    console.print(table)
-                found["runs"][name] = json.loads(report.to_json())
-            write()
-        timed = {"summary": (summary, found["runs"], size)}
-        checks: dict[str, tuple[Callable[..., Any], *tuple[Any, ...]]] = {
-            "parity": (measure_parity, Path(folder), size),
-            "memory_mib": (measure_memory, model, size),
-            "out_of_memory": (survive_out_of_memory, model, size),
+        work: dict[str, Callable[[], Any]] = {
+            "memory_mib": lambda: measure_memory(model, size),
+            "floor": lambda: measure_floor(model, size),
+            "callers": lambda: measure_many_callers(interactive, size),
+            "runs": lambda: measure_runs(size, console),
+            "summary": lambda: summary(found.get("runs", {}), size),
+            "parity": lambda: measure_parity(Path(folder), size),
+            "out_of_memory": lambda: survive_out_of_memory(model, size),
+            "profile": lambda: profile_a_call(model, size),
         }
-        parts = {"all": timed | checks, "speed": timed, "checks": checks}[part]
-        for key, (work, *arguments) in parts.items():
-            found[key] = guarded(work, *arguments)
-            show(console, key, found[key])
-            write()
-        if part != "checks":
-            profiled = guarded(profile_a_call, model, size)
-            console.print(profiled, markup=False)
+        for part in parts:
+            found[part] = guarded(work[part])
+            if part != "runs":
+                show(console, part, found[part])
             if output:
-                (output / "cuda-profile.txt").write_text(f"{profiled}\n")
+                write(found, output)
+
+
+def write(found: dict[str, Any], output: Path) -> None:
+    """Write what was found so far."""
+    output.mkdir(parents=True, exist_ok=True)
+    found = dict(found)
+    profile = found.pop("profile", None)
+    (output / "cuda.json").write_text(json.dumps(found, indent=2) + "\n")
+    if profile:
+        (output / "cuda-profile.txt").write_text(f"{profile}\n")
 
 
 def main(
     device: Annotated[str, typer.Option(help="cuda:N, or cpu with --quick.")] = "cuda:0",
     small: Annotated[bool, typer.Option("--quick", help="Small numbers, to try the script.")] = False,
-    part: Annotated[
-        str, typer.Option(help="all, speed, or checks: what need not have the card alone.")
-    ] = "all",
+    part: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(PARTS)}; again for more.")] = None,
     topics: Annotated[Path | None, typer.Option(help="JSONL of query, documents: a topic a round.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for JSON and the profile.")] = None,
 ) -> None:
     """Measure, print, and write."""
+    if unknown := set(part or ()) - set(PARTS):
+        msg = f"no such part: {', '.join(sorted(unknown))}"
+        raise typer.BadParameter(msg)
     size = quick(device) if small else full(device)
-    measure(replace(size, topics=topics), output, part=part)
+    measure(replace(size, topics=topics), output, part or PARTS)
 
 
 if __name__ == "__main__":

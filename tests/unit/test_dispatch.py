@@ -15,11 +15,12 @@ import torch
 from rerank_plugins import CrossEncoderScorer, QueueFullError, ScorerClosedError, ScoringError
 from rerank_plugins.scoring.direct import Direct
 from rerank_plugins.scoring.dispatch import Worker
-from rerank_plugins.scoring.engines.base import Collect, PaddingEngine
+from rerank_plugins.scoring.engines.base import Launched, PaddingEngine
 from rerank_plugins.scoring.engines.batches import Shape
 from rerank_plugins.scoring.jobs import Scored, join
 from rerank_plugins.scoring.pairs import Cost, EncodedPairs, Texts
 from rerank_plugins.scoring.tally import WorkerStats
+from rerank_plugins.scoring.turnstile import Queued
 
 BUDGET = 64
 ROUND = 4 * BUDGET
@@ -206,11 +207,12 @@ class Small(PaddingEngine):
         self.room = room
         self.ahead = ahead
         self.at_collect = at_collect
+        self.done = False
         self.sizes: list[int] = []
         self.log: list[str] = []
         self.launched = 0
 
-    def launch(self, pairs: EncodedPairs, indices: np.ndarray) -> Collect:
+    def launch(self, pairs: EncodedPairs, indices: np.ndarray) -> Launched:
         tokens = int(pairs.lengths[indices].sum())
         number = self.launched
         self.launched += 1
@@ -229,7 +231,7 @@ class Small(PaddingEngine):
 
         if not self.at_collect:
             check()
-        return collect
+        return Launched(collect, lambda: self.done)
 
     def close(self) -> None:
         pass
@@ -256,7 +258,7 @@ def test_a_batch_that_did_not_fit_is_gone_before_its_halves_are_tried() -> None:
     class Activating(Small):
         attempts: list[weakref.ref[np.ndarray]] = []
 
-        def launch(self, pairs: EncodedPairs, indices: np.ndarray) -> Collect:
+        def launch(self, pairs: EncodedPairs, indices: np.ndarray) -> Launched:
             assert not any(activations() is not None for activations in self.attempts)
             activations = np.empty(8)  # what the attempt gets of the device's memory before there is no more
             self.attempts.append(weakref.ref(activations))
@@ -287,6 +289,53 @@ def test_an_engine_runs_ahead_by_one_batch_and_drains() -> None:
     worker.close()
 
 
+def hold(engine: Small, recorder: Recorder) -> None:
+    """Let an engine's launches wait for leave."""
+    launch = engine.launch
+
+    def gated(pairs: EncodedPairs, indices: np.ndarray) -> Launched:
+        recorder.entered.set()
+        assert recorder.gate.wait(10)
+        return launch(pairs, indices)
+
+    engine.launch = gated  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_what_a_device_is_through_with_is_answered_before_more_is_launched(
+    done: bool, recorder: Recorder
+) -> None:
+    engine = Small(10**6, ahead=1)
+    engine.done = done
+    hold(engine, recorder)
+    worker = Worker([engine], max_batch_tokens=64)
+    answers = [worker.submit(request(1))]
+    assert recorder.entered.wait(10)
+    answers.append(worker.submit(request(1)))
+    recorder.gate.set()
+    for answer in answers:
+        answer.result(10)
+    answered_first = ["launch 0", "collect 0", "launch 1", "collect 1"]
+    launched_first = ["launch 0", "launch 1", "collect 0", "collect 1"]
+    assert engine.log == (answered_first if done else launched_first)
+    worker.close()
+
+
+def test_a_device_that_fails_when_asked_fails_the_batch_alone() -> None:
+    engine = Small(10**6, ahead=1)
+    worker = Worker([engine], max_batch_tokens=64)
+
+    def lost() -> bool:
+        raise RuntimeError("the device is lost")
+
+    with patch.object(engine, "launch", lambda *_: Launched(lost, lost)):
+        for _ in range(2):
+            with pytest.raises(ScoringError, match="the device is lost"):
+                worker.submit(request(3)).result(10)
+    assert worker.submit(request(3)).result(10).logits.tolist() == [0, 1, 2]
+    worker.close()
+
+
 class Instant(Small):
     """An engine with a device of its own that takes any batch at once."""
 
@@ -300,7 +349,7 @@ class Instant(Small):
     def takes_at_once(self, pairs: EncodedPairs) -> bool:
         return True
 
-    def launch(self, pairs: EncodedPairs, indices: np.ndarray) -> Collect:
+    def launch(self, pairs: EncodedPairs, indices: np.ndarray) -> Launched:
         if self.fails:
             self.fails -= 1
             raise torch.OutOfMemoryError("injected")
@@ -323,7 +372,7 @@ def started(worker: Worker, pairs: int = 5) -> Direct:
         answer = worker.start(request(pairs))
         if isinstance(answer, Direct):
             return answer
-        answer.result(10)
+        answer.result()
     raise AssertionError
 
 
@@ -346,12 +395,12 @@ def test_no_more_are_in_the_air_than_may_be_and_those_given_up_make_room(
     assert isinstance(first, Direct)
     assert isinstance(second, Direct)
     queued = worker.start(request(5))
-    assert isinstance(queued, Future)
-    assert queued.result(10).logits.tolist() == list(range(5))
+    assert isinstance(queued, Queued)
+    assert queued.result().logits.tolist() == list(range(5))
     first.cancel()
     first.cancel()  # gives up one place, not two
     third = started(worker)
-    assert isinstance(worker.start(request(5)), Future)
+    assert isinstance(worker.start(request(5)), Queued)
     for answer in (second, third):
         assert answer.result().logits.tolist() == list(range(5))
     started(worker)
@@ -360,12 +409,12 @@ def test_no_more_are_in_the_air_than_may_be_and_those_given_up_make_room(
 def test_what_does_not_fit_fails_or_comes_too_late_is_queued(instant: tuple[Instant, Worker]) -> None:
     engine, worker = instant
     large = worker.start(request(40))  # more tokens than a batch has
-    assert isinstance(large, Future)
-    assert large.result(10).logits.tolist() == list(range(40))
+    assert isinstance(large, Queued)
+    assert large.result().logits.tolist() == list(range(40))
     engine.fails = 2  # here, and in the engine's thread, where running out of memory is dealt with
     while isinstance(failing := worker.start(request(5)), Direct):
         failing.cancel()
-    scored = failing.result(10)
+    scored = failing.result()
     assert engine.fails == 0
     assert (scored.out_of_memory, scored.logits.tolist()) == (1, list(range(5)))
     worker.close()
@@ -376,13 +425,13 @@ def test_what_does_not_fit_fails_or_comes_too_late_is_queued(instant: tuple[Inst
 def test_engines_without_a_device_of_their_own_run_in_their_thread() -> None:
     worker = Worker([Small(10**6)], max_batch_tokens=64)
     assert worker.at_once is None
-    assert isinstance(worker.start(request(5)), Future)
+    assert isinstance(worker.start(request(5)), Queued)
     worker.close()
 
 
 def test_damaged_scores_are_refused_on_the_short_way_too(instant: tuple[Instant, Worker]) -> None:
     engine, worker = instant
-    with patch.object(engine, "launch", lambda *_: lambda: np.array([np.nan], dtype=np.float32)):
+    with patch.object(engine, "launch", lambda *_: Launched(lambda: np.array([np.nan], dtype=np.float32))):
         for _ in range(3):  # and leave their place
             answer = started(worker, 1)
             with pytest.raises(ScoringError, match="must be finite"):
@@ -427,14 +476,7 @@ def gated_texts(recorder: Recorder) -> Iterator[tuple[Instant, Letters, Worker]]
     """Yield a worker that tokenises, held in the launch of a first pair."""
     engine, letters = Instant(), Letters()
     engine.at_once = Shape(20, 4)
-    launch = engine.launch
-
-    def gated(pairs: EncodedPairs, indices: np.ndarray) -> Collect:
-        recorder.entered.set()
-        assert recorder.gate.wait(10)
-        return launch(pairs, indices)
-
-    engine.launch = gated  # type: ignore[method-assign]
+    hold(engine, recorder)
     worker = Worker([engine], 64, letters)  # type: ignore[arg-type]
     worker.submit(texts(10))
     assert recorder.entered.wait(10)

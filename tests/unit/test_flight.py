@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rerank_plugins import CrossEncoderScorer, InvalidTypeError, ScorerClosedError
-from rerank_plugins.scoring.engines.base import Collect
+from rerank_plugins.scoring.engines.base import Launched
 from rerank_plugins.scoring.engines.batches import Shape
 from rerank_plugins.scoring.engines.torch import TorchEngine
 from rerank_plugins.scoring.flight import _CHUNK
@@ -120,7 +120,7 @@ def test_pieces_fill_what_the_device_takes_whatever_the_language(
     sizes: list[int] = []
     launch = TorchEngine.launch
 
-    def noting(engine: TorchEngine, pairs: EncodedPairs, indices: np.ndarray) -> Collect:
+    def noting(engine: TorchEngine, pairs: EncodedPairs, indices: np.ndarray) -> Launched:
         sizes.append(len(pairs.ids))
         return launch(engine, pairs, indices)
 

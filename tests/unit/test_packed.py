@@ -103,11 +103,11 @@ def test_logits_equal_the_padded_engine(shape, graphs, network, attention) -> No
     expected = TorchEngine(made).forward(pairs, order)
     assert np.ptp(expected) > 0.1  # not all alike
     engine = PackedEngine(made, CPU, attention, graphs=graphs)
-    assert engine.launch(pairs, order)() == pytest.approx(expected, abs=1e-4)
+    assert engine.launch(pairs, order).collect() == pytest.approx(expected, abs=1e-4)
     # Alone, and in another order.
     shuffled = np.array([5, 0, 3])
-    assert engine.launch(pairs, shuffled)() == pytest.approx(expected[shuffled], abs=1e-4)
-    assert engine.launch(pairs, order[2:3])() == pytest.approx(expected[2:3], abs=1e-4)
+    assert engine.launch(pairs, shuffled).collect() == pytest.approx(expected[shuffled], abs=1e-4)
+    assert engine.launch(pairs, order[2:3]).collect() == pytest.approx(expected[2:3], abs=1e-4)
 
 
 @given(lengths=st.lists(st.integers(3, 60), min_size=1, max_size=12), graphs=st.booleans())
@@ -115,8 +115,8 @@ def test_logits_equal_the_padded_engine(shape, graphs, network, attention) -> No
 def test_no_pair_sees_another(tiny_network, lengths, graphs) -> None:
     pairs = pairs_of(lengths, seed=sum(lengths))
     engine = PackedEngine(tiny_network, CPU, PaddedAttention, graphs="lazy" if graphs else "off")
-    together = engine.launch(pairs, np.arange(len(pairs)))()
-    alone = np.concatenate([engine.launch(pairs, np.array([i]))() for i in range(len(pairs))])
+    together = engine.launch(pairs, np.arange(len(pairs))).collect()
+    alone = np.concatenate([engine.launch(pairs, np.array([i])).collect() for i in range(len(pairs))])
     assert together == pytest.approx(alone, abs=1e-4)
 
 
@@ -131,7 +131,7 @@ def test_a_model_without_token_types_has_none(tiny_network) -> None:
     expected = TorchEngine(tiny_network).forward(pairs, order)
     for graphs in ("off", "lazy"):
         engine = PackedEngine(tiny_network, CPU, PaddedAttention, graphs=graphs)
-        assert engine.launch(pairs, order)() == pytest.approx(expected, abs=1e-5)
+        assert engine.launch(pairs, order).collect() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("graphs", ["off", "lazy", "load"])
@@ -144,7 +144,7 @@ def test_a_model_with_one_token_type_has_no_other_to_look_up(checkpoint, graphs)
     pairs = pairs_of([9, 30], document_type=0)
     expected = TorchEngine(made).forward(pairs, np.arange(2))
     engine = PackedEngine(made, CPU, PaddedAttention, graphs=graphs)
-    assert engine.launch(pairs, np.arange(2))() == pytest.approx(expected, abs=1e-5)
+    assert engine.launch(pairs, np.arange(2)).collect() == pytest.approx(expected, abs=1e-5)
 
 
 def test_batches_are_planned_by_padded_tokens_where_attention_pads(tiny_network) -> None:
@@ -177,9 +177,9 @@ def test_the_operators_it_is_given_are_used(tiny_network) -> None:
 
     pairs = pairs_of([40, 3, 17])
     order = np.arange(len(pairs))
-    expected = PackedEngine(tiny_network, CPU, PaddedAttention).launch(pairs, order)()
+    expected = PackedEngine(tiny_network, CPU, PaddedAttention).launch(pairs, order).collect()
     engine = PackedEngine(tiny_network, CPU, PaddedAttention, operators=Operators(look_up, feed_forward))
-    assert np.array_equal(engine.launch(pairs, order)(), expected)
+    assert np.array_equal(engine.launch(pairs, order).collect(), expected)
     assert called == ["look_up"] + ["feed_forward"] * tiny_network.config.layers
 
 
@@ -198,7 +198,7 @@ def test_shapes_are_few_and_fit() -> None:
 def test_each_shape_is_prepared_once_and_large_batches_not_at_all(tiny_network) -> None:
     engine = PackedEngine(tiny_network, CPU, PaddedAttention, graphs="lazy")
     for lengths in ([20, 30], [5], [100, 100], [300, 300, 300], [400] * 60):
-        engine.launch(pairs_of(lengths), np.arange(len(lengths)))()
+        engine.launch(pairs_of(lengths), np.arange(len(lengths))).collect()
     assert engine._graphs.captured == 2  # 256 and 1,024 tokens; 24,000 have none
     loaded = PackedEngine(tiny_network, CPU, PaddedAttention, graphs="load")
     assert loaded._graphs.captured == len(SHAPES)

@@ -36,6 +36,7 @@ from rerank_plugins.scoring.line import Line
 from rerank_plugins.scoring.packing import plan_batches
 from rerank_plugins.scoring.pairs import EncodedPairs, PairEncoder, Texts
 from rerank_plugins.scoring.tally import WorkerStats
+from rerank_plugins.scoring.turnstile import Queued, Turnstile
 
 __all__ = ["Worker"]
 
@@ -84,6 +85,7 @@ class Worker:
         self._long: deque[Job] = deque()
         self._queued_tokens = 0
         self._wake = threading.Condition()
+        self._turnstile = Turnstile()
         self._closed = False
         self._done = WorkerStats()
         self._at_once = engines[0].at_once
@@ -120,7 +122,7 @@ class Worker:
         """Tokens and pairs that a request best has for `start` to launch it; None if it launches none."""
         if self._at_once is None:
             return None
-        return self._at_once._replace(tokens=int(self._most_at_once * _FILL))
+        return Shape(int(self._most_at_once * _FILL), self._at_once.segments)
 
     @property
     def _most_at_once(self) -> int:
@@ -169,7 +171,7 @@ class Worker:
             self._wake.notify()
         return job.future
 
-    def start(self, work: Work) -> "Direct | Future[Scored]":
+    def start(self, work: Work) -> Direct | Queued:
         """Take pairs from a caller who will wait for them in this thread.
 
         Where an engine is idle that takes them at once, they are tokenised and launched here; else queued.
@@ -187,7 +189,7 @@ class Worker:
             if started is not None:  # tokenised, but not launched
                 work = started
                 break
-        return self.submit(work)
+        return Queued(self.submit(work), self._turnstile)
 
     @property
     def _idle(self) -> bool:
@@ -218,6 +220,11 @@ class Worker:
             # Garbage collection may close a scorer from any thread, from these too.
             if threading.current_thread() is not thread:
                 thread.join()
+
+    def give_way(self) -> None:
+        """Let callers go on who have been answered, where their threads and the engine's share Python."""
+        if self.tokenizes:
+            self._turnstile.give_way()
 
     def next_round(self, *, wait: bool) -> list[Slice]:
         """Return what an engine scores next; [] if nothing waits and it shall not, or when closed."""

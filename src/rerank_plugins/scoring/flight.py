@@ -18,6 +18,7 @@ from rerank_plugins.scoring.dispatch import Worker
 from rerank_plugins.scoring.jobs import ROW, Scored, Work
 from rerank_plugins.scoring.pairs import Pair, PairEncoder, Texts
 from rerank_plugins.scoring.protocol import Scores
+from rerank_plugins.scoring.turnstile import Queued
 
 __all__ = ["Chunk", "Flight", "Row"]
 
@@ -53,7 +54,7 @@ class Chunk:
 @dataclass(frozen=True)
 class _Pending:
     chunk: Chunk
-    answer: "Future[Scored] | Direct"
+    answer: "Future[Scored] | Direct | Queued"
 
 
 class Flight:
@@ -86,7 +87,7 @@ class Flight:
         return len(self._pending) > self._worker.lines
 
     @property
-    def oldest(self) -> "Future[Scored] | Direct | None":
+    def oldest(self) -> "Future[Scored] | Direct | Queued | None":
         """The answer to the chunk that is longest in the air."""
         return self._pending[0].answer if self._pending else None
 

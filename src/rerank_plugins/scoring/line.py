@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rerank_plugins.errors import ScoringError
 from rerank_plugins.scoring.direct import Direct
-from rerank_plugins.scoring.engines.base import Collect, Engine, free_cached_memory
+from rerank_plugins.scoring.engines.base import Engine, Launched, free_cached_memory
 from rerank_plugins.scoring.jobs import Round, Slice, Work
 from rerank_plugins.scoring.pairs import EncodedPairs, PairEncoder
 
@@ -32,7 +32,7 @@ class _Flying:
     round: Round
     batch: NDArray[np.int64]
     tokens: int
-    collect: Collect
+    launched: Launched
     began: float
 
 
@@ -65,16 +65,16 @@ class Line:
         """
         if self._scoring or self._flying or not self._slots.acquire(blocking=False):
             return None
-        collect: Collect | None = None
+        launched: Launched | None = None
         try:
             pairs = work if isinstance(work, EncodedPairs) else self._worker.encode(work)
-            collect = self._launch_at_once(pairs)
+            launched = self._launch_at_once(pairs)
         finally:
-            if collect is None:
+            if launched is None:
                 self._slots.release()
-        return pairs if collect is None else Direct(pairs, lambda: self._fetch(pairs, collect), self._slots)
+        return pairs if launched is None else Direct(pairs, lambda: self._fetch(pairs, launched), self._slots)
 
-    def _launch_at_once(self, pairs: EncodedPairs) -> Collect | None:
+    def _launch_at_once(self, pairs: EncodedPairs) -> Launched | None:
         if len(pairs.ids) > self._worker.max_batch_tokens or not self._launching.acquire(blocking=False):
             return None
         try:
@@ -86,9 +86,9 @@ class Line:
         finally:
             self._launching.release()
 
-    def _fetch(self, pairs: EncodedPairs, collect: Collect) -> NDArray[np.float32]:
+    def _fetch(self, pairs: EncodedPairs, launched: Launched) -> NDArray[np.float32]:
         try:
-            logits = self._check(collect())
+            logits = self._check(launched.collect())
         except Exception as error:  # noqa: BLE001 - raised again, in words
             explained = self._explained(error, len(pairs))
             raise explained from explained.__cause__
@@ -97,19 +97,27 @@ class Line:
 
     def run(self) -> None:
         """Score until the worker is closed, then free the engine."""
-        while True:
-            slices = self._worker.next_round(wait=not self._flying)
-            if slices:
-                self._scoring = True
-                self._score(slices)
-                self._scoring = False
-            elif self._flying:
-                self._land()
-            else:
-                break
+        while self._step():
+            pass
         with self._launching:
             self._closed = True
             self._engine.close()
+
+    def _step(self) -> bool:
+        """Do what comes next; False if nothing does. While it waits nothing holds what was asked before."""
+        while self._first_is_done:
+            self._land()
+        self._worker.give_way()
+        slices = self._worker.next_round(wait=not self._flying)
+        if slices:
+            self._scoring = True
+            self._score(slices)
+            self._scoring = False
+        elif self._flying:
+            self._land()
+        else:
+            return False
+        return True
 
     def _score(self, slices: list[Slice]) -> None:
         try:
@@ -126,6 +134,14 @@ class Line:
                 self._land()
 
     @property
+    def _first_is_done(self) -> bool:
+        """Whether the device is through with the oldest batch in the air: its callers need not wait."""
+        try:
+            return bool(self._flying) and self._flying[0].launched.done()
+        except Exception:  # noqa: BLE001 - collecting raises it again, where it is dealt with
+            return True
+
+    @property
     def _too_far_ahead(self) -> bool:
         """Whether more is in the air than is good: who comes next waits for all of it."""
         tokens = sum(flying.tokens for flying in self._flying)
@@ -135,14 +151,14 @@ class Line:
         began = time.perf_counter()
         try:
             with self._launching:
-                collect = self._engine.launch(round_.pairs, batch)
+                launched = self._engine.launch(round_.pairs, batch)
         except torch.OutOfMemoryError as error:
             self._halve(round_, batch, began, error.with_traceback(None))  # its frames hold what did fit
         except Exception as error:  # noqa: BLE001 - whatever happens, nobody waits forever
             self._answer(round_, batch, began, error)
         else:
             tokens = int(round_.pairs.lengths[batch].sum())
-            self._flying.append(_Flying(round_, batch, tokens, collect, began))
+            self._flying.append(_Flying(round_, batch, tokens, launched, began))
 
     def _land(self) -> None:
         flying = self._flying.popleft()
@@ -150,7 +166,7 @@ class Line:
         # While the batch before was on the device, this one waited.
         began = max(flying.began, self._landed)
         try:
-            logits = self._check(flying.collect())
+            logits = self._check(flying.launched.collect())
         except torch.OutOfMemoryError as error:
             self._halve(round_, batch, began, error.with_traceback(None))
         except Exception as error:  # noqa: BLE001 - whatever happens, nobody waits forever

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -11,14 +12,28 @@ from numpy.typing import NDArray
 from rerank_plugins.scoring.engines.batches import Shape
 from rerank_plugins.scoring.pairs import EncodedPairs
 
-__all__ = ["Collect", "Engine", "PaddingEngine", "capturing", "free_cached_memory"]
+__all__ = ["Engine", "Launched", "PaddingEngine", "capturing", "free_cached_memory"]
 
 # Held while a CUDA graph is captured: a process may capture one at a time, and torch frees nothing meanwhile.
 capturing = threading.Lock()
 _LONGEST_CAPTURE = 10.0  # seconds
 
-# Waits for a batch that was launched, and returns its float32 logits.
-Collect = Callable[[], NDArray[np.float32]]
+
+def _at_once() -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A batch that an engine works on.
+
+    Attributes:
+        collect: Waits for it, and returns its float32 logits [n].
+        done: Whether there is nothing to wait for.
+    """
+
+    collect: Callable[[], NDArray[np.float32]]
+    done: Callable[[], bool] = _at_once
 
 
 class Engine(Protocol):
@@ -53,8 +68,8 @@ class Engine(Protocol):
         """Whether these pairs, all together, are a batch of this kind now."""
         ...
 
-    def launch(self, pairs: EncodedPairs, indices: NDArray[np.int64]) -> Collect:
-        """Start on the pairs at `indices`; the result returns their float32 logits [len(indices)]."""
+    def launch(self, pairs: EncodedPairs, indices: NDArray[np.int64]) -> Launched:
+        """Start on the pairs at `indices`, whose float32 logits [len(indices)] can be collected."""
         ...
 
     def close(self) -> None:
@@ -77,10 +92,10 @@ class PaddingEngine:
         """Return float32 logits [len(indices)] of the pairs at `indices`."""
         raise NotImplementedError
 
-    def launch(self, pairs: EncodedPairs, indices: NDArray[np.int64]) -> Collect:
-        """Score the pairs at `indices`; the result returns their float32 logits [len(indices)]."""
+    def launch(self, pairs: EncodedPairs, indices: NDArray[np.int64]) -> Launched:
+        """Score the pairs at `indices`."""
         logits = self.forward(pairs, indices)
-        return lambda: logits
+        return Launched(lambda: logits)
 
 
 def free_cached_memory() -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rerank_plugins.scoring.engines.attention import Attention, PaddedAttention, Segments
-from rerank_plugins.scoring.engines.base import Collect, free_cached_memory
+from rerank_plugins.scoring.engines.base import Launched, free_cached_memory
 from rerank_plugins.scoring.engines.batches import PackedBatch, Shape, pack
 from rerank_plugins.scoring.engines.bert import BertLayer, BertNetwork
 from rerank_plugins.scoring.engines.graphs import SHAPES, Graphs
@@ -140,8 +140,8 @@ class PackedEngine:
         return self._graphs is not None and self._graphs.has(Shape(len(pairs.ids), len(pairs)))
 
     @torch.inference_mode()
-    def launch(self, pairs: EncodedPairs, indices: NDArray[np.int64]) -> Collect:
-        """Start on the pairs at `indices`; the result returns their float32 logits [len(indices)]."""
+    def launch(self, pairs: EncodedPairs, indices: NDArray[np.int64]) -> Launched:
+        """Start on the pairs at `indices`, whose float32 logits [len(indices)] can be collected."""
         needed = Shape(int(pairs.lengths[indices].sum()), len(indices))
         shape = None if self._graphs is None else self._graphs.shape_for(needed)
         batch = pack(pairs, indices, shape)
@@ -149,7 +149,7 @@ class PackedEngine:
         if self._streams is None:
             logits = self._run(array, batch, captured=shape is not None)
             answer: NDArray[np.float32] = logits[: len(indices)].numpy().copy()
-            return lambda: answer
+            return Launched(lambda: answer)
         # torch's pinned memory comes from a cache, which keeps a block until its copy is through.
         array = array.pin_memory()
         with self._streams.compute():
@@ -220,7 +220,7 @@ class _Streams:
         there.record_stream(self._compute)
         return there
 
-    def to_host(self, logits: Tensor) -> Collect:
+    def to_host(self, logits: Tensor) -> Launched:
         here = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
         here.copy_(logits, non_blocking=True)
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -231,4 +231,4 @@ class _Streams:
             answer: NDArray[np.float32] = here.numpy().copy()
             return answer
 
-        return collect
+        return Launched(collect, done.query)
