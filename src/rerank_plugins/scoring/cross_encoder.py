@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rerank_plugins.errors import InvalidInputError, ScorerClosedError
 from rerank_plugins.inputs import check_documents, check_pairs, check_query
 from rerank_plugins.scoring import registry
+from rerank_plugins.scoring.arrivals import arrival
 from rerank_plugins.scoring.flight import Flight
 from rerank_plugins.scoring.jobs import Work
 from rerank_plugins.scoring.protocol import Extent, ScorerInfo, Scores, Span
@@ -132,9 +133,9 @@ class CrossEncoderScorer:
                     work = await loop.run_in_executor(self._loaded.tokenizing, worker.encode, chunk.texts)
                 flight.submit(chunk, work)
                 while flight.full and isinstance(flight.oldest, Future):
-                    flight.land(await asyncio.wrap_future(flight.oldest))
+                    flight.land(await arrival(flight.oldest))
             while isinstance(flight.oldest, Future):
-                flight.land(await asyncio.wrap_future(flight.oldest))
+                flight.land(await arrival(flight.oldest))
         return flight.scores()
 
     def windows(
