@@ -84,15 +84,20 @@ def test_an_engine_gives_way_until_all_are_through(monkeypatch: pytest.MonkeyPat
         giving.result(5)
 
 
-def test_an_engine_does_not_give_way_for_long() -> None:
+def test_an_engine_does_not_give_way_for_long_and_lets_others_pass_who_is_slow() -> None:
     turnstile = Slow()
-    answer: Future[Any] = Future()
-    with ThreadPoolExecutor(1) as pool:
-        (thread,) = wait_for([answer], turnstile, pool)
-        answer.set_result(None)
+    answers: list[Future[Any]] = [Future() for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        threads = wait_for(answers, turnstile, pool)
+        for answer in answers:
+            answer.set_result(None)
+        assert len(turnstile._due) == 1
         turnstile.give_way()
-        assert not thread.done()
-        turnstile.may.release()
+        assert not turnstile._due
+        turnstile.give_way()
+        assert turnstile._passing is None  # the engine waits for nobody twice
+        assert not any(thread.done() for thread in threads)
+        turnstile.may.release(2)
 
 
 def test_a_thread_that_never_lets_the_next_one_through_holds_it_up_for_a_while_only(

@@ -48,7 +48,8 @@ class Turnstile:
     def give_way(self) -> None:
         """Wait until everybody is through whose answer has come, a few milliseconds at most."""
         with self._lock:
-            self._empty.wait_for(lambda: self._passing is None, _LONGEST_WAY)
+            if not self._empty.wait_for(lambda: self._passing is None, _LONGEST_WAY):
+                self._next()  # who is slow, or was interrupted, holds nobody up
 
     def enter(self, turn: Turn) -> None:
         """Let a thread through after those who came before."""
