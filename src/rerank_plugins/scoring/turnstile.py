@@ -40,7 +40,8 @@ class Turnstile:
     """Lets threads through, whose answer came first first."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant: garbage collection may close a scorer in the middle, which answers what waits for it.
+        self._lock = threading.RLock()
         self._empty = threading.Condition(self._lock)
         self._due: deque[Turn] = deque()
         self._passing: Turn | None = None
