@@ -310,7 +310,7 @@ def release() -> None:
 
 
 def measure_memory(model: str, size: Size) -> Row:
-    """Return MiB at the device's peak for 1,000 documents and for many, and what closing leaves."""
+    """Return MiB allocated at the peak for 1,000 documents and for many, reserved, and left after closing."""
     if not size.device.startswith("cuda"):
         return {"not run": "no CUDA device"}
     found = {}
@@ -322,6 +322,7 @@ def measure_memory(model: str, size: Size) -> Row:
             documents = (text for start in range(0, count, 1000) for text in texts(1000, start))
             scorer.score(QUERY, documents)
             found[f"{count:,} documents"] = torch.cuda.max_memory_allocated(size.device) / 2**20
+    found["reserved at the peak"] = torch.cuda.max_memory_reserved(size.device) / 2**20
     found["left after close"] = (torch.cuda.memory_reserved(size.device) - before) / 2**20
     return {name: round(value, 1) for name, value in found.items()}
 
@@ -433,9 +434,10 @@ def guarded(part: Callable[..., Any], *arguments: Any) -> Any:
         return {"failed": f"{type(error).__name__}: {error}"}
 
 
-def measure_runs(size: Size, console: Console) -> dict[str, Any]:
-    """Let all contestants score, and print what each run gave."""
-    runs = {}
+def measure_runs(
+    size: Size, console: Console, runs: dict[str, Any], keep: Callable[[], None]
+) -> dict[str, Any]:
+    """Let all contestants score; print, add to `runs` and keep what each run gave."""
     for name, plan in plans(size):
         started = time.perf_counter()
         report = guarded(run, name, plan)
@@ -446,6 +448,7 @@ def measure_runs(size: Size, console: Console) -> dict[str, Any]:
         else:
             console.print(*tables(report), sep="\n")
             runs[name] = json.loads(report.to_json())
+        keep()
     return runs
 
 
@@ -457,6 +460,11 @@ def measure(size: Size, output: Path | None = None, parts: Sequence[str] = PARTS
     card = torch.cuda.get_device_name(size.device) if size.device.startswith("cuda") else "CPU"
     console.print(f"[bold]{card}[/], torch {torch.__version__}")
     found: dict[str, Any] = {"card": card, "machine": machine()}
+
+    def keep() -> None:
+        if output:
+            write(found, output)
+
     with tempfile.TemporaryDirectory() as folder:
         interactive, model = (checkpoint(member, Path(folder)) for member in size.members[-2:])
         with CrossEncoderScorer(model, device=size.device) as scorer:
@@ -466,7 +474,7 @@ def measure(size: Size, output: Path | None = None, parts: Sequence[str] = PARTS
             "memory_mib": lambda: measure_memory(model, size),
             "floor": lambda: measure_floor(model, size),
             "callers": lambda: measure_many_callers(interactive, size),
-            "runs": lambda: measure_runs(size, console),
+            "runs": lambda: measure_runs(size, console, found.setdefault("runs", {}), keep),
             "summary": lambda: summary(found.get("runs", {}), size),
             "parity": lambda: measure_parity(Path(folder), size),
             "out_of_memory": lambda: survive_out_of_memory(model, size),
@@ -476,8 +484,7 @@ def measure(size: Size, output: Path | None = None, parts: Sequence[str] = PARTS
             found[part] = guarded(work[part])
             if part != "runs":
                 show(console, part, found[part])
-            if output:
-                write(found, output)
+            keep()
 
 
 def write(found: dict[str, Any], output: Path) -> None:
