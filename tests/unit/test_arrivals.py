@@ -104,8 +104,6 @@ def test_a_loop_that_is_gone_is_let_go(caplog: pytest.LogCaptureFixture) -> None
         answers[0].set_result(None)
     gone = weakref.ref(loop)
     del loop, tasks, task
-    gc.collect()
-    assert gone() is None or answers  # its mail is held by the answer that is still to come
     with caplog.at_level(logging.DEBUG):
         answers[1].set_result(None)
     assert not caplog.records

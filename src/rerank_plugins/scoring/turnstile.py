@@ -50,7 +50,7 @@ class Turnstile:
         """Wait until everybody is through whose answer has come, a few milliseconds at most."""
         with self._lock:
             if not self._empty.wait_for(lambda: self._passing is None, _LONGEST_WAY):
-                self._next()  # who is slow, or was interrupted, holds nobody up
+                self.skip()
 
     def enter(self, turn: Turn) -> None:
         """Let a thread through after those who came before."""
@@ -59,12 +59,17 @@ class Turnstile:
             if self._passing is None:
                 self._next()
 
-    def leave(self, turn: Turn, *, overdue: bool = False) -> None:
-        """Let the next thread through if it was this one's turn, or should have been."""
+    def leave(self, turn: Turn) -> None:
+        """Let the next thread through if it was this one's turn."""
         with self._lock:
             turn.awaited = False
-            if overdue or turn is self._passing:
+            if turn is self._passing:
                 self._next()
+
+    def skip(self) -> None:
+        """Let the next thread through in any case: who is slow, or was interrupted, holds nobody up."""
+        with self._lock:
+            self._next()
 
     def _next(self) -> None:
         self._passing = None
@@ -98,13 +103,14 @@ class Queued:
         Raises:
             ScoringError: If the engine fails.
         """
-        turn, overdue = self._turn, False
+        turn = self._turn
         turn.awaited = True
         try:
-            while not (overdue or turn.gate.acquire(timeout=_LONGEST_TURN)):
-                overdue = self._answer.done()
+            while not turn.gate.acquire(timeout=_LONGEST_TURN):
+                if self._answer.done():
+                    self._turnstile.skip()
         finally:
-            self._turnstile.leave(turn, overdue=overdue)
+            self._turnstile.leave(turn)
         return self._answer.result()
 
     def cancel(self) -> None:

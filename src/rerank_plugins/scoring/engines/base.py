@@ -19,10 +19,6 @@ capturing = threading.Lock()
 _LONGEST_CAPTURE = 10.0  # seconds
 
 
-def _at_once() -> bool:
-    return True
-
-
 @dataclass(frozen=True)
 class Launched:
     """A batch that an engine works on.
@@ -33,7 +29,7 @@ class Launched:
     """
 
     collect: Callable[[], NDArray[np.float32]]
-    done: Callable[[], bool] = _at_once
+    done: Callable[[], bool] = lambda: True
 
 
 class Engine(Protocol):
