@@ -2,8 +2,9 @@
 
 import gzip
 import json
+import math
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,9 @@ __all__ = [
     "read_file",
     "read_hits",
     "read_line",
+    "read_scored",
     "read_texts",
+    "text_of",
     "unique_texts",
 ]
 
@@ -190,6 +193,43 @@ def unique_texts(rows: Iterable[tuple[str, str]], place: str | Path) -> dict[str
             msg = f"{place} must have one text for each id, but has two for {docid!r}"
             raise InvalidInputError(msg)
     return texts
+
+
+def read_scored(run: Path) -> dict[str, list[tuple[str, float]]]:
+    """Read a TREC run: (document id, score) by query id, best first by score as trec_eval does, then by rank.
+
+    Raises:
+        InvalidInputError: If the file or a line cannot be read, a score is not finite, or a document is named
+            twice for a query.
+    """
+    scored: dict[str, list[tuple[float, int, str]]] = {}
+    seen: set[tuple[str, str]] = set()
+    for number, line in numbered_lines(read_file(run)):
+        try:
+            qid, _, docid, rank, score, _ = line.split()
+            row = -float(score), int(rank), docid
+        except ValueError:
+            msg = f"{run}:{number} must be 'qid Q0 docid rank score tag', but got {shorten(line)}"
+            raise InvalidInputError(msg) from None
+        if not math.isfinite(row[0]) or (qid, docid) in seen:
+            rule = "have a finite score" if not math.isfinite(row[0]) else "name a document once for a query"
+            msg = f"{run}:{number} must {rule}, but got {shorten(line)}"
+            raise InvalidInputError(msg)
+        seen.add((qid, docid))
+        scored.setdefault(qid, []).append(row)
+    return {qid: [(docid, -lowered) for lowered, _, docid in sorted(rows)] for qid, rows in scored.items()}
+
+
+def text_of(key: str, texts: Mapping[str, str], run: Path, file: Path | str) -> str:
+    """Return the text of what a run names.
+
+    Raises:
+        InvalidInputError: If the texts, which are those of `file`, lack it.
+    """
+    if key not in texts:
+        msg = f"{run} names {key!r}, which must have a text in {file}, but has none"
+        raise InvalidInputError(msg)
+    return texts[key]
 
 
 def read_hits(name: str, text: str) -> Iterator[Hits]:

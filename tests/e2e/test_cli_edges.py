@@ -36,6 +36,13 @@ def test_a_run_beside_a_query_or_passages_is_refused(extra: list[str]) -> None:
     assert "leave --query and the argument out" in str(done.exception)
 
 
+def test_a_query_is_no_markup() -> None:
+    query = "what do [/INST] and [bold] mean?"
+    done = CliRunner().invoke(app, ["rank", "-m", "bundled", "-q", query, "--to", "table"], input=TEXT)
+    assert done.exit_code == 0
+    assert query in done.stdout
+
+
 @pytest.mark.parametrize("to", ["table", "jsonl", "trec"])
 def test_a_kept_order_is_written_in_every_format(to: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from rerank_plugins.errors import ScoringError
@@ -104,6 +111,24 @@ def test_doctor_says_how_to_install_what_is_missing(monkeypatch: pytest.MonkeyPa
     done = CliRunner().invoke(app, ["doctor", "-m", "bundled"], env={"COLUMNS": "160"})
     assert done.exit_code == 0
     assert 'not installed: pip install "rerank-plugins[haystack]"' in done.stdout
+
+
+def test_doctor_shows_no_secrets() -> None:
+    held = {
+        name: f"hush-{number}-0123456789"
+        for number, name in enumerate(
+            ("RERANK_TOKEN", "RERANK_REMOTE_API_KEY", "RERANK_REMOTE_HEADERS", "RERANK_SERVER_KEYS")
+        )
+    }
+    held["RERANK_REMOTE_BASE_URLS"] = "http://me:hush@127.0.0.1:8000"
+    unknown = {"RERANK_APIKEY": "hush-misspelt"}
+    plain = {"RERANK_MAX_LENGTH": "128", "RERANK_REMOTE_DIALECT": "vllm", "RERANK_SERVER_PORT": "8123"}
+    done = CliRunner().invoke(app, ["doctor", "-m", "bundled", "--json"], env=held | unknown | plain)
+    assert done.exit_code == 0
+    assert "hush" not in done.stdout
+    environment = json.loads(done.stdout)["environment"]
+    assert environment.keys() >= held.keys() | unknown.keys()
+    assert {name: environment[name] for name in plain} == plain
 
 
 def test_the_table_of_models_fits_a_narrow_terminal() -> None:

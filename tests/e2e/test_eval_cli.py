@@ -89,6 +89,15 @@ def of_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     return ("bm25.run", "--qrels", "qrels.txt", "--queries", "queries.tsv", "--passages", "passages.jsonl")
 
 
+def test_systems_of_one_name_are_refused(of_run: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "other.run").write_bytes((tmp_path / "other.run").read_bytes())
+    runs = ("--other-run", "other.run", "--other-run", "deep/other.run")
+    done = CliRunner().invoke(app, ["eval", *of_run, *runs])
+    assert isinstance(done.exception, InvalidInputError)
+    assert "'other' is there twice; rename deep/other.run" in str(done.exception)
+
+
 def test_a_trec_run_with_its_texts(of_run: tuple[str, ...]) -> None:
     report = json.loads(shown(*of_run, "-m", "bundled", "--other-run", "other.run", "--json"))
     assert (report["name"], report["first_stage"], report["candidates"]) == ("qrels", "bm25", 3)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 
+from rerank_plugins.cli.serve import add_key
 from tests.serving.live import post
 from tests.serving.test_faults import send, wait_until
 
@@ -154,3 +155,12 @@ def test_what_cannot_be_served(tmp_path: Path) -> None:
     keys = tmp_path / "keys.txt"
     subprocess.run([*COMMAND, "new-key", "a", "--keys-file", str(keys)], check=True, capture_output=True)
     assert "named 'a' already" in failing("new-key", "a", "--keys-file", str(keys))
+    assert "cannot: No such file" in failing("new-key", "a", "--keys-file", str(tmp_path / "no" / "keys.txt"))
+
+
+def test_a_key_gets_a_line_of_its_own(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.txt"
+    add_key("alice", keys)
+    keys.write_text(keys.read_text().removesuffix("\n"))  # as some editors leave it
+    add_key("bob", keys)
+    assert [line.partition(":")[0] for line in keys.read_text().splitlines()] == ["alice", "bob"]

@@ -51,7 +51,7 @@ def test_own_texts_are_read_and_mistakes_named(tmp_path: Path) -> None:
     path.write_text('{"query": "q"}\n')
     with pytest.raises(InvalidInputError, match=r"topics\.jsonl:1 .*documents"):
         read_topics(path)
-    for documents in ("[]", '"text"', "null"):
+    for documents in ("[]", '"text"', "null", '["a", null]'):
         path.write_text(f'{{"query": "q", "documents": {documents}}}\n')
         with pytest.raises(InvalidInputError, match=r"topics\.jsonl:1 must be"):
             read_topics(path)

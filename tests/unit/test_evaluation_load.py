@@ -126,6 +126,16 @@ def test_own_jsonl(write: Write) -> None:
     assert topics[3].grades == {}
 
 
+def test_a_number_is_an_id_where_ids_are_numbers(write: Write) -> None:
+    documents = [{"id": 1, "text": "A"}, {"id": 0, "text": "B"}]
+    row = {"query": "q", "documents": documents, "relevant": [1, 7]}
+    (topic,) = load_jsonl(write("own.jsonl", json.dumps(row)))
+    assert topic.grades == {"1": 1, "7": 1}
+    named = [{"id": "b", "text": "A"}, {"id": "a", "text": "B"}]
+    (topic,) = load_jsonl(write("own.jsonl", json.dumps({"query": "q", "documents": named, "relevant": [1]})))
+    assert topic.grades == {"a": 1}
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

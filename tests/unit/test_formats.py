@@ -112,6 +112,13 @@ def test_a_run_is_read_by_rank_not_by_line(tmp_path: Path) -> None:
     (tmp_path / "r.run").write_text("1 Q0 b 2 0.1 x\n1 Q0 a 1 0.2 x\n")
     topics = read_run(tmp_path / "q.jsonl", tmp_path / "p.tsv", tmp_path / "r.run")
     assert topics == [Topic("1", "q", [("a", "A"), ("b", "B")], [0.2, 0.1])]
+    (tmp_path / "r.run").write_text("1 Q0 a 1 0.1 x\n1 Q0 b 2 0.2 x\n")  # scores count, as in `eval`
+    (topic,) = read_run(tmp_path / "q.jsonl", tmp_path / "p.tsv", tmp_path / "r.run")
+    assert topic.documents == [("b", "B"), ("a", "A")]
+    for line, rule in (("1 Q0 a 1 nan x", "finite"), ("1 Q0 a 1 0.2 x\n1 Q0 a 2 0.1 x", "once")):
+        (tmp_path / "r.run").write_text(line)
+        with pytest.raises(InvalidInputError, match=rule):
+            read_run(tmp_path / "q.jsonl", tmp_path / "p.tsv", tmp_path / "r.run")
 
 
 def ranking_of(logits: list[float | None]) -> Ranking:

@@ -1,6 +1,5 @@
 """What is scored: queries with candidates whose lengths are those of the field, or the user's own."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,8 @@ import numpy as np
 
 from rerank_plugins.demo.data import load_passages, load_queries
 from rerank_plugins.errors import InvalidInputError
+from rerank_plugins.files import first_of, numbered_lines, parse_json, read_file
+from rerank_plugins.inputs import shorten
 
 __all__ = ["LENGTHS", "Topic", "make_topics", "read_topics"]
 
@@ -81,16 +82,13 @@ def read_topics(path: Path) -> list[Topic]:
 
 
 def _read(path: Path) -> Iterator[Topic]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            query, documents = row["query"], row["documents"]
-        except (ValueError, KeyError, TypeError) as error:
-            msg = f'{path}:{number} must be {{"query": str, "documents": [str, ...]}}, but: {error!r}'
-            raise InvalidInputError(msg) from None
-        if not isinstance(query, str) or not documents or not isinstance(documents, list):
-            msg = f'{path}:{number} must be {{"query": str, "documents": [str, ...]}}, but got {line[:80]!r}'
+    for number, line in numbered_lines(read_file(path)):
+        row = parse_json(line, f"{path}:{number}")
+        query, documents = first_of(row, ("query",)), first_of(row, ("documents",))
+        texts = [query, *documents] if isinstance(documents, list) and documents else [None]
+        if not all(isinstance(text, str) for text in texts):
+            msg = (
+                f'{path}:{number} must be {{"query": str, "documents": [str, ...]}}, but got {shorten(line)}'
+            )
             raise InvalidInputError(msg)
         yield query, documents

@@ -15,6 +15,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from rerank_plugins.errors import RerankError
+from rerank_plugins.scoring.remote.settings import RemoteSettings
+from rerank_plugins.serving.settings import ServerSettings
+from rerank_plugins.settings import RerankSettings, ScorerSettings
 
 __all__ = ["examine"]
 
@@ -35,6 +38,7 @@ _PACKAGES: dict[str, str | None] = {
     "bm25s": "demo",
     "ir-measures": "eval",
 }
+_SETTINGS = (ScorerSettings, RerankSettings, RemoteSettings, ServerSettings)
 _QUESTION = "how do I reset my router?"
 _PASSAGES = (
     "Bread rises because yeast gives off gas while it feeds on sugar.",
@@ -60,7 +64,7 @@ def _report(options: dict[str, Any]) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "gpus": _gpus(),
         "packages": {name: _installed(name, extra) for name, extra in _PACKAGES.items()},
-        "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith("RERANK_")},
+        "environment": _environment(),
         "hub": _hub(offline=bool(options.get("local_files_only"))),
     }
     return report | _try(options)
@@ -91,6 +95,24 @@ def _installed(name: str, extra: str | None) -> str:
         return version(name)
     except PackageNotFoundError:
         return f'not installed: pip install "rerank-plugins[{extra}]"' if extra else "not installed"
+
+
+def _environment() -> dict[str, str]:
+    """Return what the environment sets; of a secret, and of what is no setting, only that it is there.
+
+    So of a URL with a password in it, which no setting takes.
+    """
+    shown = {
+        f"{kind.model_config.get('env_prefix')}{name}".upper()
+        for kind in _SETTINGS
+        for name, field in kind.model_fields.items()
+        if field.repr
+    }
+    return {
+        name: value if name.upper() in shown and "@" not in value else "(set, not shown)"
+        for name, value in sorted(os.environ.items())
+        if name.upper().startswith("RERANK_")
+    }
 
 
 def _hub(*, offline: bool) -> str:

@@ -161,7 +161,13 @@ def run(
             name: stack.enter_context(lazy_reranker(_measured(options, model)).get())
             for name, model in names.items()
         }
-        systems |= {stem(path): read_run(path) for path in runs}
+        for path in runs:
+            if stem(path) in systems:
+                msg = (
+                    f"systems must have names of their own, but {stem(path)!r} is there twice; rename {path}"
+                )
+                raise InvalidInputError(msg)
+            systems[stem(path)] = read_run(path)
         with _progress() as progress:
             evaluation = evaluate(topics, systems, progress=progress, **arguments)
     written = write_report(evaluation, output) if output else []

@@ -14,7 +14,9 @@ from rerank_plugins.files import (
     read_file,
     read_hits,
     read_line,
+    read_scored,
     read_texts,
+    text_of,
     unique_texts,
 )
 from rerank_plugins.inputs import shorten
@@ -74,7 +76,7 @@ def read_topics(path: Path | None, query: str | None, form: InputFormat) -> list
 
 
 def read_run(queries: Path | None, passages: Path | None, run: Path | None) -> list[Topic]:
-    """Read a TREC run with the texts of its queries and passages.
+    """Read a TREC run with the texts of its queries and passages, in the order of `read_scored`.
 
     Raises:
         InvalidInputError: If a file is missing or a line cannot be read, or an id has no text.
@@ -83,24 +85,11 @@ def read_run(queries: Path | None, passages: Path | None, run: Path | None) -> l
         raise InvalidInputError("a run needs all three of --queries, --passages and --run")
     query_texts = unique_texts(read_texts(queries), queries)
     passage_texts = unique_texts(read_texts(passages), passages)
-    topics: dict[str, list[tuple[int, str, float]]] = {}
-    for number, line in numbered_lines(read_file(run)):
-        try:
-            qid, _, docid, rank, score, _ = line.split()
-            found = int(rank), docid, float(score)
-        except ValueError:
-            msg = f"{run}:{number} must be 'qid Q0 docid rank score tag', but got {shorten(line)}"
-            raise InvalidInputError(msg) from None
-        for known, key, file in ((query_texts, qid, queries), (passage_texts, docid, passages)):
-            if key not in known:
-                msg = f"{run}:{number} names {key!r}, which must have a text in {file}, but has none"
-                raise InvalidInputError(msg)
-        topics.setdefault(qid, []).append(found)
     return [
         Topic.of(
             qid,
-            query_texts[qid],
-            [(docid, passage_texts[docid], score) for _, docid, score in sorted(ranked)],
+            text_of(qid, query_texts, run, queries),
+            [(docid, text_of(docid, passage_texts, run, passages), score) for docid, score in found],
         )
-        for qid, ranked in topics.items()
+        for qid, found in read_scored(run).items()
     ]

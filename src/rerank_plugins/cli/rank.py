@@ -48,7 +48,7 @@ def rerank_topics(
 
 def show_table(topic: Topic, ranking: Ranking, console: Console) -> None:
     """Print a ranking for people."""
-    table = Table(title=topic.query, title_justify="left")
+    table = Table(title=_plain(topic.query), title_justify="left")
     for heading in ("rank", "was", "id", ranking.scale, "passage"):
         table.add_column(heading, justify="left" if heading in {"id", "passage"} else "right")
     for rank, ranked in enumerate(ranking, start=1):

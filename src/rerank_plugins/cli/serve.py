@@ -59,12 +59,18 @@ def add_key(name: str, keys_file: Path | None) -> None:
 
 
 def _append(path: Path, name: str, line: str) -> None:
-    if path.exists() and any(known.startswith(f"{name}:") for known in path.read_text().splitlines()):
-        msg = f"{path} has a key named {name!r} already; remove that line, or choose another name"
-        raise InvalidInputError(msg)
-    # For the owner only, from the start.
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a") as file:
-        file.write(f"{line}\n")
+    try:
+        held = path.read_text() if path.exists() else ""
+        if any(known.startswith(f"{name}:") for known in held.splitlines()):
+            msg = f"{path} has a key named {name!r} already; remove that line, or choose another name"
+            raise InvalidInputError(msg)
+        # For the owner only, from the start.
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a") as file:
+            file.write("" if held.endswith("\n") or not held else "\n")
+            file.write(f"{line}\n")
+    except OSError as error:
+        msg = f"--keys-file must be a file that can be written, but {path} cannot: {error.strerror}"
+        raise InvalidInputError(msg) from error
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

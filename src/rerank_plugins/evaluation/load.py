@@ -1,6 +1,5 @@
 """Load test sets of the field's formats: top-100 JSON, TREC runs, BEIR folders; and the demo."""
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ from rerank_plugins.files import (
     parse_json,
     read_file,
     read_hits,
+    read_scored,
     read_texts,
+    text_of,
     unique_texts,
 )
 from rerank_plugins.inputs import shorten
@@ -68,24 +69,18 @@ def load_run(run: Path | str, qrels: Path | str, queries: Path | str, passages: 
         InvalidInputError: If a file cannot be read, or an id of a judged query has no text.
     """
     run, judged = Path(run), read_qrels(Path(qrels))
-    every = _read_scored(run)
+    every = read_scored(run)
     _check_overlap(judged, every.keys(), str(run), str(qrels))
     orders = {qid: found for qid, found in every.items() if qid in judged}
     query_texts = unique_texts(read_texts(Path(queries)), queries)
     wanted = {docid for found in orders.values() for docid, _ in found}
     texts = unique_texts((row for row in read_texts(Path(passages)) if row[0] in wanted), passages)
 
-    def text_of(key: str, known: dict[str, str], file: Path | str) -> str:
-        if key not in known:
-            msg = f"{run} names {key!r}, which must have a text in {file}, but has none"
-            raise InvalidInputError(msg)
-        return known[key]
-
     topics = [
         Topic(
             qid,
-            text_of(qid, query_texts, queries) if qid in orders else query_texts.get(qid, ""),
-            tuple(Candidate(d, text_of(d, texts, passages), score) for d, score in orders.get(qid, [])),
+            text_of(qid, query_texts, run, queries) if qid in orders else query_texts.get(qid, ""),
+            tuple(Candidate(d, text_of(d, texts, run, passages), score) for d, score in orders.get(qid, [])),
             grades,
         )
         for qid, grades in judged.items()
@@ -102,28 +97,7 @@ def read_run(path: Path | str) -> dict[str, list[str]]:
     Raises:
         InvalidInputError: If the file or a line cannot be read.
     """
-    return {qid: [docid for docid, _ in found] for qid, found in _read_scored(Path(path)).items()}
-
-
-def _read_scored(path: Path) -> dict[str, list[tuple[str, float]]]:
-    """Return (document id, score), best first, by query id."""
-    scored: dict[str, list[tuple[float, int, str]]] = {}
-    seen: set[tuple[str, str]] = set()
-    for number, line in numbered_lines(read_file(path)):
-        fields = line.split()
-        try:
-            qid, _, docid, rank, score, _ = fields
-            row = -float(score), int(rank), docid
-        except ValueError:
-            msg = f"{path}:{number} must be 'qid Q0 docid rank score tag', but got {shorten(line)}"
-            raise InvalidInputError(msg) from None
-        if not math.isfinite(row[0]) or (qid, docid) in seen:
-            rule = "have a finite score" if not math.isfinite(row[0]) else "name a document once for a query"
-            msg = f"{path}:{number} must {rule}, but got {shorten(line)}"
-            raise InvalidInputError(msg)
-        seen.add((qid, docid))
-        scored.setdefault(qid, []).append(row)
-    return {qid: [(docid, -lowered) for lowered, _, docid in sorted(rows)] for qid, rows in scored.items()}
+    return {qid: [docid for docid, _ in found] for qid, found in read_scored(Path(path)).items()}
 
 
 def load_beir(folder: Path | str, split: str = "test") -> Topics:

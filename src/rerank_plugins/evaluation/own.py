@@ -12,6 +12,7 @@ from rerank_plugins.inputs import shorten
 
 __all__ = ["load_jsonl"]
 
+_ID_KEYS = ("id", "_id", "docid", "doc_id")
 _ROW = '{"query": str, "documents": [...], "relevant": [...]}'
 
 
@@ -22,7 +23,8 @@ def load_jsonl(path: Path | str) -> Topics:
         path: Lines of `{"query": str, "documents": [...], "relevant": [...], "answers": [...], "id": str}`.
             `documents` are what the first stage found, best first: texts, or objects with `text` and,
             optionally, `id` and `score`; a document without id has its position, from 0, as its id.
-            `relevant` holds ids or positions of right documents, or is an object of id and grade.
+            `relevant` holds ids or positions of right documents, or is an object of id and grade; a number is
+            a position, unless documents have numbers as ids.
             `answers` holds short right answers. One of `relevant` and `answers` is needed; if what there
             is of them is empty, nothing answers the query (see `Topic.unanswerable`). `id` is not needed.
 
@@ -49,7 +51,9 @@ def _read_own(row: Any, place: str, number: str) -> Topic:
         msg = f"{place} must say what is right, with relevant or answers, but has neither: {shorten(row)}"
         raise InvalidInputError(msg)
     candidates = tuple(_own_document(one, place, i) for i, one in enumerate(documents))
-    grades = _own_grades(row.get("relevant") or [], candidates, place)
+    # A number is an id where ids are numbers, else a position.
+    numbered = any(type(first_of(one, _ID_KEYS)) is int for one in documents)
+    grades = _own_grades(row.get("relevant") or [], candidates, place, numbered=numbered)
     return Topic(
         id=str(row.get("id", number)),
         query=query,
@@ -67,14 +71,18 @@ def _own_document(one: Any, place: str, position: int) -> Candidate:
     if not isinstance(text, str) or not isinstance(score, int | float | None):
         msg = f"{place}: documents[{position}] must be a str or have a text, but got {shorten(one)}"
         raise InvalidInputError(msg)
-    docid = first_of(one, ("id", "_id", "docid", "doc_id"))
+    docid = first_of(one, _ID_KEYS)
     return Candidate(str(position if docid is None else docid), text, score)
 
 
-def _own_grades(relevant: Any, candidates: Sequence[Candidate], place: str) -> dict[str, int]:
+def _own_grades(
+    relevant: Any, candidates: Sequence[Candidate], place: str, *, numbered: bool
+) -> dict[str, int]:
     if isinstance(relevant, dict) and all(type(grade) is int for grade in relevant.values()):
         return {str(docid): grade for docid, grade in relevant.items()}
     if isinstance(relevant, list) and all(type(one) in {int, str} for one in relevant):
+        if numbered:
+            return {str(one): 1 for one in relevant}
         beyond = [one for one in relevant if isinstance(one, int) and not 0 <= one < len(candidates)]
         if not beyond:
             return {candidates[one].id if isinstance(one, int) else one: 1 for one in relevant}
