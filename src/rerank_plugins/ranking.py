@@ -52,7 +52,7 @@ class RankingStats:
         texts: Distinct texts that had to be read: the query, and documents whose score was not known.
         token_cache_hits: How many of them did not have to be tokenised. Looking for windows tokenises
             first, so with `long_documents="max_passage"` nearly all of them.
-        score_cache_hits: How many documents got a remembered score.
+        score_cache_hits: How many distinct documents, or windows of them, got a remembered score.
         out_of_memory: Batches that the device had no memory for, so that they were halved.
         passages: How many windows were scored; without windows, how many documents.
         model: Model id, or None for a scorer that does not say.

@@ -181,8 +181,9 @@ class RerankSettings(_Settings):
             stage's order too, by reciprocal ranks. A weight: the first stage's scores too; 1.0 counts the
             cross-encoder alone, 0.0 the first stage alone. Scores, logits and `min_score` stay as they are.
             See `rerank_plugins.fusion`.
-        on_error: `"raise"`, or `"keep_order"`: if scoring fails, return the documents in their input
-            order with `reranked=False` and the reason. Bad input raises under both.
+        on_error: `"raise"`, or `"keep_order"`: if scoring fails (`ScoringError`; of a scorer of your own, no
+            other error), return the documents in their input order with `reranked=False` and the reason. Bad
+            input raises under both.
         long_documents: What to do with a document that does not fit beside its query. `"truncate"` reads
             its start. `"max_passage"` reads it in overlapping windows and takes the best one's logit.
         passage_tokens: Tokens of a window, at most; longer documents are split even if they would fit. Models

@@ -56,6 +56,13 @@ async def test_every_dialect_gives_what_the_model_gives_here(
 
 
 @DIALECT
+def test_a_query_that_is_cut_there_shows_here(dialect: str, target: Target) -> None:
+    with RemoteScorer(target.url, dialect=dialect, model=target.model) as scorer:
+        scores = scorer.score_pairs_detailed([(QUERY, TEXTS[0]), ("who wrote it? " * 300, TEXTS[0])])
+        assert scores.query_truncated.tolist() == [False, dialect != "tei"]
+
+
+@DIALECT
 def test_a_server_that_returns_logits_or_takes_few_documents(
     dialect: str, bundled: CrossEncoderScorer, reranker: Reranker
 ) -> None:

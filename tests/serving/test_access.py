@@ -9,9 +9,11 @@ from typing import Any
 import httpx
 import pytest
 
-from rerank_plugins import InvalidInputError, Reranker
+from rerank_plugins import CrossEncoderScorer, InvalidInputError, Reranker
+from rerank_plugins.lazy import LazyReranker
 from rerank_plugins.serving.app import create_app
 from rerank_plugins.serving.auth import Keys, new_key
+from rerank_plugins.serving.errors import RequestError
 from rerank_plugins.serving.models import ModelPool
 from rerank_plugins.serving.settings import ServerSettings
 from tests.serving.live import live
@@ -155,9 +157,37 @@ def test_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         assert pool.resolve(name) == "cross-encoder/ms-marco-MiniLM-L6-v2"
 
 
+def test_an_alias_stands_for_one_model() -> None:
+    served = {"a": LazyReranker(), "b": LazyReranker()}
+    assert ModelPool(served, {"a": "a", "c": "b"}).resolve("c") == "b"
+    with pytest.raises(InvalidInputError, match="alias 'a' must stand for one model"):
+        ModelPool(served, {"a": "b"})
+
+
+def test_a_name_that_looks_like_somebodys_home_is_just_unknown() -> None:
+    name = "~nobody-of-this-machine/model"
+    with pytest.raises(RequestError, match="but got '~nobody"):
+        ModelPool({"a": LazyReranker()}).resolve(name)
+    assert ModelPool({"a": LazyReranker()}, {"*": "a"}).resolve(name) == "a"
+
+
+def test_ready_rerankers_fuse_with_nothing(bundled: CrossEncoderScorer) -> None:
+    pool = ModelPool.of({"m": Reranker(bundled, fusion=0.5, on_error="keep_order")})
+    assert (pool._models["m"].settings.fusion, pool._models["m"].settings.on_error) == (None, "raise")
+
+
 def test_the_default_model_is_the_librarys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RERANK_MODEL", "bundled")
     assert ServerSettings().models == ("bundled",)
+
+
+def test_what_is_the_clients_to_choose_does_not_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {"SCALE": "logit", "ON_ERROR": "keep_order", "FUSION": "0.5"}.items():
+        monkeypatch.setenv(f"RERANK_{name}", value)
+    settings = ModelPool.from_settings(ServerSettings(models=("bundled",)))._models["bundled"].settings
+    assert (settings.scale, settings.on_error, settings.fusion) == ("probability", "raise", None)
 
 
 def test_the_server_is_not_imported_before_it_is_asked_for() -> None:

@@ -46,6 +46,7 @@ def test_cohere_jina_vllm_and_voyage(
         "object": "rerank",
         "model": "bundled",
         "scale": "probability",
+        "query_truncated": False,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         "meta": {
             "api_version": {"version": version},

@@ -226,8 +226,8 @@ def _not_found(name: str, revision: str | None, settings: ScorerSettings, error:
         f"the cache {cache} does not hold it, and the hub "
         + ("was not asked (offline mode)" if offline else "could not provide it")
         + f" [{type(error).__name__}: {first_line}]. Ways out: download it once with "
-        f"network (`hf download {name}`) and set local_files_only=True; give the path of a folder "
-        'with its files; or use model="bundled", which needs no network'
+        f"network (`hf download {name} --revision {revision or 'main'}`) and set local_files_only=True; "
+        'give the path of a folder with its files; or use model="bundled", which needs no network'
     )
 
 

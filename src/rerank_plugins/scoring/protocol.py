@@ -18,7 +18,11 @@ class Scorer(Protocol):
     """Anything that scores documents against a query."""
 
     def score(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
-        """Return float32 logits of shape [len(documents)], in input order."""
+        """Return float32 logits of shape [len(documents)], in input order.
+
+        Raises:
+            ScoringError: If it fails. For this error alone `Reranker(on_error="keep_order")` keeps the order.
+        """
         ...
 
 

@@ -90,7 +90,7 @@ class Metrics:
         self._truncated.labels(model, "query").inc(stats.query_truncated)
         self._lookups.labels(model, "token").inc(stats.texts)
         self._hits.labels(model, "token").inc(stats.token_cache_hits)
-        self._lookups.labels(model, "score").inc(stats.documents)
+        self._lookups.labels(model, "score").inc(stats.passages)
         self._hits.labels(model, "score").inc(stats.score_cache_hits)
         self._halved.labels(model).inc(stats.out_of_memory)
         for stage in _STAGES:

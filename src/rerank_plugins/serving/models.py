@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
+from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.lazy import LazyReranker
 from rerank_plugins.reranker import Reranker
 from rerank_plugins.scoring import family
@@ -16,6 +17,8 @@ __all__ = ["ModelPool"]
 
 # Stands for every name that is not known otherwise.
 _ANY = "*"
+# A client must see a failure: the order it sent is no ranking; and it need not be that of a first stage.
+_SERVED: dict[str, Any] = {"on_error": "raise", "fusion": None}
 
 
 class ModelPool:
@@ -24,23 +27,28 @@ class ModelPool:
     Args:
         models: What clients may ask for.
         aliases: Other names for them; `"*"` is every other name.
+
+    Raises:
+        InvalidInputError: If an alias is another model's name.
     """
 
     def __init__(self, models: Mapping[str, LazyReranker], aliases: Mapping[str, str] | None = None) -> None:
         self._models = dict(models)
         self._names = {_spelling(name): name for name in self._models}
-        self._names |= {_spelling(asked): served for asked, served in (aliases or {}).items()}
+        for asked, served in (aliases or {}).items():
+            stands = self._names.setdefault(_spelling(asked), served)
+            if stands != served:
+                msg = f"alias {asked!r} must stand for one model, but stands for {stands!r} and {served!r}"
+                raise InvalidInputError(msg)
         self._loads: dict[str, Future[Reranker]] = {}
         # One at a time: loading fills memory and cores by itself.
         self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rerank-loader")
 
     @classmethod
     def of(cls, rerankers: Mapping[str, Reranker], aliases: Mapping[str, str] | None = None) -> Self:
-        """Serve rerankers that are ready."""
-        # A client must see a failure: the order it sent is no ranking.
-        options = {"on_error": "raise"}
+        """Serve rerankers that are ready; what they say of `on_error` and `fusion` does not count here."""
         models = {
-            name: LazyReranker(reranker=reranker, rerank_options=options)
+            name: LazyReranker(reranker=reranker, rerank_options=_SERVED)
             for name, reranker in rerankers.items()
         }
         return cls(models, aliases)
@@ -58,7 +66,7 @@ class ModelPool:
         Args:
             settings: Names, aliases, scale and queue of the server.
             scorer_options: Fields of `ScorerSettings` for all models.
-            rerank_options: Fields of `RerankSettings` for all models.
+            rerank_options: Fields of `RerankSettings` for all models; not `on_error` and `fusion`.
 
         Raises:
             InvalidInputError: If a setting is invalid.
@@ -66,7 +74,7 @@ class ModelPool:
         scorer = dict(scorer_options or {})
         if settings.max_queue_tokens is not None:
             scorer["max_queue_tokens"] = settings.max_queue_tokens
-        rerank = {"scale": settings.scale} | dict(rerank_options or {}) | {"on_error": "raise"}
+        rerank = {"scale": settings.scale} | dict(rerank_options or {}) | _SERVED
         models = {
             name: LazyReranker(scorer_options=scorer | {"model": name}, rerank_options=rerank)
             for name in settings.models
@@ -132,5 +140,8 @@ def _spelling(name: str) -> str:
     known = family.find(name)
     if known is not None:
         return known.id
-    folder = Path(name).expanduser()
+    try:
+        folder = Path(name).expanduser()
+    except RuntimeError:  # a home of nobody whom this machine knows
+        return name
     return str(folder) if folder.is_absolute() else name

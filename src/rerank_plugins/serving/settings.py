@@ -45,7 +45,8 @@ class ServerSettings(_Settings):
 
     Models are loaded with `ScorerSettings` and ranked with `RerankSettings`: their `RERANK_*` variables
     (`RERANK_DEVICE`, `RERANK_LONG_DOCUMENTS`, ...) count here too. `RERANK_TOP_K`, `RERANK_MIN_SCORE`,
-    `RERANK_SCALE` and `RERANK_ON_ERROR` do not: these are for the client to choose, or set here.
+    `RERANK_SCALE` and `RERANK_ON_ERROR` do not: these are for the client to choose, or set here. Nor does
+    `RERANK_FUSION`, as requests carry no first-stage scores.
 
     Attributes:
         host: Address to bind. One that other machines reach needs keys, or `allow_unauthenticated`.

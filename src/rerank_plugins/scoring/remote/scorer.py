@@ -124,7 +124,11 @@ class RemoteScorer:
             InvalidInputError: If a pair is not two strings, or not valid Unicode.
             RemoteError: As for `score`.
         """
-        return self._transport.run(self._call(check_pairs(pairs))).logits
+        return self.score_pairs_detailed(pairs).logits
+
+    def score_pairs_detailed(self, pairs: Iterable[tuple[str, str]]) -> Scores:
+        """Score like `score_pairs`; also say what was cut and how many tokens were read, as far as known."""
+        return self._transport.run(self._call(check_pairs(pairs)))
 
     async def ascore(self, query: str, documents: Iterable[str]) -> NDArray[np.float32]:
         """Score like `score`, without blocking the event loop; cancelling drops the requests."""

@@ -159,6 +159,7 @@ class RerankResponse(BaseModel):
     object: Literal["rerank"] = "rerank"
     model: str = Field(description="The model that was used.")
     scale: str = Field(description="`probability`, `logit` or `calibrated`.")
+    query_truncated: bool = Field(description="Whether the model read less than all of the query.")
     results: list[Result]
     data: list[VoyageResult] = Field(description="The results again, as Voyage's clients read them.")
     usage: Usage
@@ -173,6 +174,7 @@ class RerankResponse(BaseModel):
             id=request_id,
             model=reply.model,
             scale=reply.scale,
+            query_truncated=reply.stats.query_truncated,
             results=[_result(result, documents=documents) for result in reply.results],
             data=[
                 VoyageResult(
