@@ -17,6 +17,7 @@ from rerank_plugins.labelling import label
 from rerank_plugins.labelling.job import Columns, measure
 from rerank_plugins.labelling.store import InputFile, Store, find_inputs
 from rerank_plugins.labelling.tables import TableRows, count_lines, read_lines, read_table
+from rerank_plugins.settings import ScorerSettings
 
 LOCAL = fs.LocalFileSystem()
 
@@ -55,6 +56,11 @@ def test_values_that_json_lacks_are_written_plainly(tmp_path: Path) -> None:
         TableRows(pa.table({"raw": [b"\x00"]})).encode("jsonl", {}, nothing, None)
 
 
+def test_settings_are_given_at_once_or_singly() -> None:
+    with pytest.raises(InvalidInputError, match=r"either settings or single options.*'dtype'"):
+        label("in.jsonl", "out", settings=ScorerSettings(model="bundled"), dtype="int8")
+
+
 def test_a_file_that_cannot_be_finished_is_not_there(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "out"))
     store.publish("part-1", b"whole")
@@ -63,10 +69,11 @@ def test_a_file_that_cannot_be_finished_is_not_there(tmp_path: Path) -> None:
         store.publish("part-2", b"never")
     assert store.names() == {"part-1", "part-2"}
     assert store.read("part-1") == b"whole"
-    (tmp_path / "out" / ".part-3.abc").write_bytes(b"ha")  # whoever wrote it was killed
+    (tmp_path / "out" / f".part-3.{'a1' * 16}").write_bytes(b"ha")  # whoever wrote it was killed
+    (tmp_path / "out" / ".gitignore").write_bytes(b"*")  # not ours
     assert store.names() == {"part-1", "part-2"}
     store.sweep()
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"part-1", "part-2"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"part-1", "part-2", ".gitignore"}
 
 
 def test_inputs_are_found_in_order(tmp_path: Path) -> None:

@@ -106,6 +106,18 @@ def test_rows_without_text(
     check([found[i] for i in good], [rows[i] for i in good], tiny_scorer)
 
 
+def test_types_that_no_column_has_are_refused_before_anything_is_written(
+    tmp_path: Path, cluster: None, tiny: Path
+) -> None:
+    rows = [{"query": "who wrote Faust?", "document": document} for document in ("Goethe wrote Faust.", 4.5)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options: dict[str, Any] = {"model": str(tiny), "on_bad": "skip", "workers": 1}
+    with pytest.raises(InvalidInputError, match=r"columns of one type each .*write jsonl"):
+        label(tmp_path / "in.jsonl", tmp_path / "out", to="parquet", **options)
+    report = label(tmp_path / "in.jsonl", tmp_path / "out", to="jsonl", **options)
+    assert report.rows == 2
+
+
 def test_jsonl_becomes_parquet_of_one_schema(tmp_path: Path, cluster: None, tiny: Path) -> None:
     # A column that is null in one shard and has values in another.
     rows = [row | {"note": None if i < 30 else "late", "score": i} for i, row in enumerate(make_rows(60))]

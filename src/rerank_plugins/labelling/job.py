@@ -268,13 +268,13 @@ def _sample(file: InputFile, offsets: Sequence[int]) -> list[dict[str, Any]]:
 
 def json_schema(job: Job, files: Sequence[InputFile]) -> pa.Schema | None:
     """Return the types of the columns of JSONL inputs that become Parquet, by their first lines."""
-    samples = [
-        sample_schema(_sample(file, source.offsets))
-        for source, file in zip(job.sources, files, strict=True)
-        if file.format == "jsonl" and job.to == "parquet" and source.rows
-    ]
     try:
+        samples = [
+            sample_schema(_sample(file, source.offsets))
+            for source, file in zip(job.sources, files, strict=True)
+            if file.format == "jsonl" and job.to == "parquet" and source.rows
+        ]
         return pa.unify_schemas(samples, promote_options="permissive") if samples else None
-    except pa.ArrowTypeError as error:
-        msg = f"the inputs must have columns of like types to become Parquet, but: {error}; write jsonl"
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError) as error:
+        msg = f"the inputs must have columns of one type each to become Parquet, but: {error}; write jsonl"
         raise InvalidInputError(msg) from error

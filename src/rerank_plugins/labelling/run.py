@@ -95,6 +95,9 @@ def label(
         >>> report = label("pairs.parquet", "labels", model="bundled", workers=2)  # doctest: +SKIP
     """
     started = time.perf_counter()
+    if settings is not None and options:
+        msg = f"give either settings or single options, but got both: {sorted(options)}"
+        raise InvalidInputError(msg)
     settings = settings or ScorerSettings(**options)
     columns = Columns(query=query_column, document=document_column, prefix=prefix)
     named = [inputs] if isinstance(inputs, str | Path) else inputs
@@ -110,9 +113,11 @@ def label(
         return _finish(LabelReport(job.rows, job.rows, job.scorer), store, started)
     with cluster(address), told():
         pool = Pool.of(workers, max_workers, cpus, gpus, settings)
+        begun = job or _begin(files, columns, asked, settings, pool)
+        schema = json_schema(begun, files)  # before anything is written, as it may refuse the inputs
         if job is None:
-            job = _begin(files, columns, asked, settings, pool)
-            store.publish(MANIFEST, job.model_dump_json(indent=1).encode())
+            store.publish(MANIFEST, begun.model_dump_json(indent=1).encode())
+        job = begun
         pinned = {"revision": job.scorer.revision, **{name: getattr(job.scorer, name) for name in _PINNED}}
         task = Task(
             settings=pool.place(settings).model_copy(update=pinned),
@@ -121,7 +126,7 @@ def label(
             to=job.to,
             on_bad=on_bad,
             threads=pool.threads,
-            schema=json_schema(job, files),
+            schema=schema,
         )
         todo = _todo(job, files, store)
         rows = {shard.name: shard.rows for shard in todo}

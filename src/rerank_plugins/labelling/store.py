@@ -1,6 +1,7 @@
 """Files in a folder or on an object store: what to read, and writing that is all or nothing."""
 
 import os
+import re
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,8 @@ FORMATS: dict[str, Format] = {
     ".json": "jsonl",
 }
 _COMPRESSED = (".gz", ".bz2", ".zst")
+# The name of a file that is being written.
+_UNFINISHED = re.compile(r"\..+\.[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class Store:
         if isinstance(self.files, fs.LocalFileSystem):
             folder = Path(self.root)
             folder.mkdir(parents=True, exist_ok=True)
-            unfinished = folder / f".{name}.{uuid.uuid4().hex}"
+            unfinished = folder / f".{name}.{uuid.uuid4().hex}"  # as _UNFINISHED has it
             try:
                 with unfinished.open("wb") as file:
                     file.write(content)
@@ -119,7 +122,7 @@ class Store:
         """Remove what writers that were killed left behind."""
         found = self.files.get_file_info(fs.FileSelector(self.root, allow_not_found=True))
         for info in found:
-            if info.base_name.startswith(".") and info.type == fs.FileType.File:
+            if _UNFINISHED.fullmatch(info.base_name) and info.type == fs.FileType.File:
                 self.files.delete_file(info.path)
 
     def _path(self, name: str) -> str:
