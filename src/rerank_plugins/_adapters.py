@@ -197,6 +197,15 @@ class RerankFields(BaseModel):
             value = getattr(changed, name)
         super().__setattr__(name, value)
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy; `update` is checked, and takes effect.
+
+        Raises:
+            InvalidInputError: If a setting is invalid.
+        """
+        copied = super().model_copy(deep=deep)
+        return type(self)(**{**dict(copied), **update}) if update else copied
+
     def _adopt(self, changed: Self) -> None:
         """Take over what was made from changed settings."""
         if self._lazy.loaded and changed._lazy.scorer_settings == self._lazy.scorer_settings:

@@ -81,14 +81,14 @@ def copy_ranked(
     for ranked in ranking:
         document = documents[ranked.index]
         content = document.page_content
-        metadata = _unmarked(document.metadata) | _marks(ranking)
+        metadata = _aside(_unmarked(document.metadata) | _marks(ranking), PASSAGE_KEY)
         if ranking.reranked:
-            metadata = _put(metadata, score_key, ranked.score)
+            metadata = {**_aside(metadata, score_key), score_key: ranked.score}
         if ranked.fused is not None:
             metadata[FUSED_KEY] = ranked.fused
         passage = content_passage(ranked.passage, read[ranked.index].content_start, len(content))
         if passage is not None:
-            metadata = _put(metadata, PASSAGE_KEY, list(passage))
+            metadata[PASSAGE_KEY] = list(passage)
             if return_passages:
                 content = content[slice(*passage)]
         copies.append(document.model_copy(update={"page_content": content, "metadata": metadata}))
@@ -112,10 +112,10 @@ def _unmarked(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in metadata.items() if k not in marks}
 
 
-def _put(metadata: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """Return metadata with `value` at `key`; what was there before moves to `previous_<key>`."""
-    previous = {f"previous_{key}": metadata[key]} if key in metadata else {}
-    return {**metadata, **previous, key: value}
+def _aside(metadata: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return metadata in which what was at `key` stands at `previous_<key>`."""
+    kept = {k: v for k, v in metadata.items() if k != key}
+    return {**kept, f"previous_{key}": metadata[key]} if key in metadata else kept
 
 
 def _split(document: AnyDocument, position: int) -> tuple[str, Mapping[str, Any]]:

@@ -116,15 +116,6 @@ class CrossEncoderRerank(
         super()._adopt(changed)
         self._kept = changed._kept
 
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a copy; `update` is checked, and takes effect.
-
-        Raises:
-            InvalidInputError: If a setting is invalid.
-        """
-        copied = super().model_copy(deep=deep)
-        return type(self)(**{**dict(copied), **update}) if update else copied
-
     @classmethod
     def is_lc_serializable(cls) -> bool:
         """Say that `dumps` may write it: all settings are plain, a ready scorer is left out."""

@@ -141,6 +141,12 @@ def test_just_the_window_is_returned_on_request(scorer: CrossEncoderScorer, libr
     assert again.metadata["rerank_passage"] == [0, len(best.page_content)]
     assert again.metadata["previous_rerank_passage"] == [start, end]
 
+    # Where a pass has no windows, nothing says that it had.
+    (whole,) = CrossEncoderRerank(scorer=scorer).compress_documents([best], QUERY)
+    assert "rerank_passage" not in whole.metadata
+    assert whole.metadata["previous_rerank_passage"] == [start, end]
+    assert best.metadata["rerank_passage"] == [start, end]
+
 
 def test_offsets_are_those_of_the_content_behind_a_template(
     scorer: CrossEncoderScorer, library: list[Document]

@@ -196,6 +196,11 @@ def test_settings_may_be_assigned_and_are_checked(bundled: CrossEncoderScorer) -
     assert rerank.top_n == 1
     rerank.min_score = 1.0
     assert rerank.postprocess_nodes(nodes(), query_str=QUERY) == []
+    copied = rerank.model_copy(update={"top_n": 2, "min_score": 0.0})
+    assert len(copied.postprocess_nodes(nodes(), query_str=QUERY)) == 2
+    assert rerank.top_n == 1
+    with pytest.raises(InvalidInputError, match="but got -1"):
+        rerank.model_copy(update={"top_n": -1})
     spy = Spy()
     spying = CrossEncoderRerank(scorer=spy)
     spying.document_template = "{year}: {content}"
