@@ -41,7 +41,6 @@ NOT_RUN = {
     r"(sudo )?apt-get .*": "changes the machine",
     r"python -m venv .*": "makes an environment; `make demo` does it in a checkout",
     r"(docker|kubectl|systemctl|sudo) .*": "needs more than this process",
-    r"hf download .*": "needs a network",
     r"ray (start|stop).*|serve (run|deploy|status|shutdown).*": "starts a cluster; tests/ray starts one",
     r"rerank-plugins label .*": "needs a cluster; tests/ray runs it",
     r"git .*": "works on a checkout",
