@@ -16,6 +16,7 @@ from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 from rerank_plugins import CrossEncoderScorer  # noqa: E402
 from rerank_plugins.scoring.family import FAMILY, FamilyModel  # noqa: E402
@@ -23,11 +24,15 @@ from tests.models import make_bert  # noqa: E402
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
+# A busy machine is slow, and no test is about time.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     skips = {
         "gpu": (torch.cuda.is_available(), "needs a CUDA device"),
-        "shared_data": (SHARED.is_dir(), f"needs the evaluation data in {SHARED.name}/"),
+        "shared_data": ((SHARED / "data").is_dir(), f"needs the evaluation data in {SHARED.name}/"),
     }
     for item in items:
         for marker, (there, reason) in skips.items():

@@ -3,8 +3,8 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +21,7 @@ from rerank_plugins.scoring.loading import load_weights
 from tests.models import BUNDLED, add_tokenizer
 
 PASSAGES = {"d1": "A fist is a hand.", "d2": "Goethe wrote Faust.", "d3": "Rice is a grass."}
+_ADDRESS = re.compile(r"running on http://([\w.:]+)")
 QUERIES = {"q1": "who wrote Faust?", "q2": "what is rice?"}
 
 
@@ -106,11 +107,7 @@ def fill_flashrank(folder: Path) -> None:
 @contextmanager
 def serve(hub: Path, log: Path) -> Iterator[str]:
     """Run our server with the bundled model, and yield its `host:port` when it is ready."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    address = f"127.0.0.1:{port}"
-    command = [sys.executable, "-m", "rerank_plugins", "serve", "--port", str(port)]
+    command = [sys.executable, "-m", "rerank_plugins", "serve", "--port", "0"]
     with log.open("w") as output:
         process = subprocess.Popen(
             command,
@@ -120,11 +117,11 @@ def serve(hub: Path, log: Path) -> Iterator[str]:
         )
     try:
         deadline = time.monotonic() + 120
-        while not _is_ready(address):
+        while not ((found := _ADDRESS.search(log.read_text())) and _is_ready(found[1])):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
-        yield address
+        yield found[1]
     finally:
         process.terminate()
         process.wait(timeout=60)

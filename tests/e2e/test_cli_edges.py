@@ -54,7 +54,14 @@ def test_a_kept_order_is_written_in_every_format(to: str, monkeypatch: pytest.Mo
     monkeypatch.setenv("RERANK_ON_ERROR", "keep_order")
     done = CliRunner().invoke(app, [*RANK, "--to", to], input=TEXT)
     assert done.exception is None
-    assert done.stdout.strip()
+    lines = done.stdout.splitlines()
+    if to == "jsonl":
+        rows = [json.loads(line) for line in lines]
+        assert [(row["index"], row["score"]) for row in rows] == [(0, None), (1, None)]
+    elif to == "trec":
+        assert [line.split()[2] for line in lines] == ["1", "2"]
+    assert "kept the order of 1 of 1 queries, lastly because of: " in done.stderr
+    assert "the device fell off" in done.stderr
 
 
 def test_the_demo_shows_the_same_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:

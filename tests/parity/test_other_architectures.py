@@ -1,5 +1,7 @@
 """The transformers engine: other architectures, and BERT when asked for."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -101,3 +103,15 @@ def test_a_headless_checkpoint_is_refused(other: Path, tmp_path: Path) -> None:
     save_file({k: v for k, v in weights.items() if "classifier" not in k}, folder / "model.safetensors")
     with pytest.raises(ModelFormatError, match="lacks"):
         CrossEncoderScorer(str(folder), device="cpu")
+
+
+def test_code_beside_a_checkpoint_never_runs(other: Path, tmp_path: Path) -> None:
+    folder, ran = tmp_path / "coded", tmp_path / "ran"
+    shutil.copytree(other, folder)
+    (folder / "evil.py").write_text(f"import pathlib\npathlib.Path({str(ran)!r}).touch()\n")
+    names = {"AutoConfig": "evil.Config", "AutoModelForSequenceClassification": "evil.Model"}
+    config = json.loads((folder / "config.json").read_text()) | {"auto_map": names}
+    (folder / "config.json").write_text(json.dumps(config))
+    with CrossEncoderScorer(str(folder), device="cpu") as scorer:
+        assert scorer.score(QUERY, DOCUMENTS[:3]).shape == (3,)
+    assert not ran.exists()

@@ -14,7 +14,7 @@ from rerank_plugins import Reranker
 from rerank_plugins.serving.app import create_app
 from rerank_plugins.serving.models import ModelPool
 from rerank_plugins.serving.settings import ServerSettings
-from tests.serving.live import live
+from tests.serving.live import get, live, post
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 expect.set_options(timeout=30_000)  # on busy machines
@@ -113,7 +113,7 @@ def test_charts_and_figures_move(page: Page, url: str) -> None:
     still = path.get_attribute("d")
     expect(page.locator("#requests")).to_contain_text("0 in all")
     for _ in range(3):
-        httpx.post(f"{url}/v1/rerank", json={"query": QUERY, "documents": PASSAGES})
+        post(f"{url}/v1/rerank", json={"query": QUERY, "documents": PASSAGES})
     expect(page.locator("#requests")).to_contain_text("3 in all")
     expect(path).not_to_have_attribute("d", still or "")
     latency = page.get_by_role("img", name="Latency")
@@ -222,34 +222,34 @@ def test_stats_are_those_of_the_requests(client: httpx.Client, reranker: Reranke
 def test_a_model_that_is_not_loaded_is_listed_and_not_loaded_for_the_page() -> None:
     settings = ServerSettings(models=("bundled",), load="lazy")
     with live(create_app(settings)) as url:
-        assert httpx.get(f"{url}/stats").json()["models"] == [{"name": "bundled", "loaded": False}]
+        assert get(f"{url}/stats").json()["models"] == [{"name": "bundled", "loaded": False}]
 
 
 def test_the_box_obeys_the_server_s_limits(reranker: Reranker) -> None:
     settings = ServerSettings(max_documents=2)
     with live(create_app(settings, pool=ModelPool.of({"bundled": reranker}))) as url:
         body: dict[str, Any] = {"query": QUERY, "documents": PASSAGES}
-        refused = httpx.post(f"{url}/stats/try", json=body)
+        refused = post(f"{url}/stats/try", json=body)
         assert refused.status_code == 413
         assert "2 documents" in refused.json()["message"]
         body = {"query": QUERY, "documents": [], "model": "nobody"}
-        assert httpx.post(f"{url}/stats/try", json=body).status_code == 404
+        assert post(f"{url}/stats/try", json=body).status_code == 404
 
 
 def test_figures_need_a_key_where_keys_are_set_and_the_page_does_not(reranker: Reranker) -> None:
     app = create_app(ServerSettings(keys=(KEY,)), pool=ModelPool.of({"bundled": reranker}))
     with live(app) as url:
-        assert httpx.get(f"{url}/").status_code == 200
+        assert get(f"{url}/").status_code == 200
         for path in ("/stats", "/metrics"):
-            assert httpx.get(f"{url}{path}").status_code == 401
-            assert httpx.get(f"{url}{path}", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
+            assert get(f"{url}{path}").status_code == 401
+            assert get(f"{url}{path}", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
 
 
 def test_health_checks_scrapes_and_the_page_leave_no_line_in_the_log(
     app: FastAPI, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="rerank_plugins.serving.requests")
-    with live(app) as url, httpx.Client(base_url=url) as client:
+    with live(app) as url, httpx.Client(base_url=url, timeout=600) as client:
         for path in ("/", "/health", "/ready", "/metrics", "/stats", "/nowhere"):
             client.get(path)
         client.post("/v1/rerank", json={"query": QUERY, "documents": PASSAGES})

@@ -15,7 +15,7 @@ from rerank_plugins import Reranker
 from rerank_plugins.serving.app import create_app
 from rerank_plugins.serving.models import ModelPool
 from rerank_plugins.serving.settings import ServerSettings
-from tests.serving.live import live
+from tests.serving.live import live, post
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 BODY = {"query": "a secret question", "documents": ["A fist is a hand.", "Goethe wrote Faust."]}
@@ -104,7 +104,7 @@ def test_a_bad_request_is_the_client_s_error_and_a_crash_is_ours(
     spans.clear()
     app = create_app(ServerSettings(), pool=ModelPool.of({"broken": Reranker(Broken())}))
     with live(app) as url:
-        assert httpx.post(f"{url}/v1/rerank", json=BODY).status_code == 500
+        assert post(f"{url}/v1/rerank", json=BODY).status_code == 500
     span = served_span(spans)
     assert span.status.status_code is StatusCode.ERROR
     assert "secret" not in span.to_json()

@@ -150,3 +150,9 @@ def test_scores_are_not_remembered_unless_asked(tiny_scorer: CrossEncoderScorer)
 def test_a_lone_surrogate_is_named_in_a_stream_too(tiny_scorer: CrossEncoderScorer) -> None:
     with pytest.raises(InvalidInputError, match="surrogate"):
         tiny_scorer.score("q", iter(["fine", "bad \ud800"]))
+
+
+def test_the_token_cache_can_be_turned_off(tiny: Path) -> None:
+    with CrossEncoderScorer(str(tiny), device="cpu", token_cache_bytes=0) as scorer:
+        for _ in range(2):
+            assert scorer.score_detailed("q", TEXTS[:20]).token_cache_hits == 0

@@ -1,6 +1,7 @@
 """Which engine and precision are chosen, why, and what is kept on disk."""
 
 import importlib.util
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -230,3 +231,15 @@ def test_quantising_says_nothing_on_stdout_and_in_a_notebook_nothing_at_all(
     assert written.out == ""
     assert ("Bar" in written.err) is not in_notebook
     assert vars(console) == before
+
+
+def test_what_was_chosen_and_why_is_in_one_log_line(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        caplog.at_level(logging.INFO, "rerank_plugins"),
+        CrossEncoderScorer(str(tiny), max_length=103) as scorer,  # nobody else's, so it is loaded now
+    ):
+        info = scorer.info
+    (line,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("loaded ")]
+    assert info.model in line
+    for what in ("engine", "device", "dtype"):
+        assert f"{what} {getattr(info, what)} ({info.reasons[what]})" in line

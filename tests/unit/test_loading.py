@@ -138,15 +138,20 @@ def test_pickled_weights_load_with_a_note_and_run_nothing(
 
 
 class Payload:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
     def __reduce__(self) -> tuple[object, ...]:
-        return (Path("/nonexistent/never").touch, ())
+        return (self.path.touch, ())
 
 
-def test_a_pickle_with_code_is_refused(copy: Path) -> None:
-    torch.save({"classifier.weight": Payload()}, copy / "pytorch_model.bin")
+def test_a_pickle_with_code_is_refused_and_the_code_does_not_run(copy: Path, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    torch.save({"classifier.weight": Payload(ran)}, copy / "pytorch_model.bin")
     (copy / "model.safetensors").unlink()
     with pytest.raises(ModelFormatError, match="cannot be read"):
         load(copy)
+    assert not ran.exists()
 
 
 def test_a_vocabulary_alone_is_enough_for_bert(copy: Path, tiny_scorer: CrossEncoderScorer) -> None:

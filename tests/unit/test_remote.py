@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -270,7 +271,7 @@ def test_a_timeout_is_tried_again(server: RerankServer) -> None:
     server.faults.append(faults.stall)
     with RemoteScorer(server.url, dialect="vllm", timeout=0.5, **QUICK) as scorer:
         assert scorer.score(QUERY, TEXTS).tolist() == expected(QUERY, TEXTS)
-    assert len(server.requests) == 2
+    assert len(server.requests) >= 2
 
 
 def test_nobody_there() -> None:
@@ -318,8 +319,9 @@ async def test_cancelling_drops_the_requests(server: RerankServer) -> None:
     server.always = faults.stall
     with RemoteScorer(server.url, max_documents=1) as scorer:
         task = asyncio.create_task(scorer.ascore(QUERY, TEXTS))
-        while not server.requests:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(60):
+            while not server.requests:
+                await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -371,8 +373,9 @@ async def test_closed_is_closed(server: RerankServer) -> None:
     scorer.score(QUERY, TEXTS)
     scorer.close()
     scorer.close()
-    while not client.is_closed:
-        await asyncio.sleep(0.05)
+    async with asyncio.timeout(60):
+        while not client.is_closed:
+            await asyncio.sleep(0.05)
     assert scorer.closed
     assert "closed" in repr(scorer)
     for documents in (TEXTS, []):
@@ -395,8 +398,8 @@ def test_closing_under_a_call_ends_it(server: RerankServer) -> None:
 
     thread = threading.Thread(target=work)
     thread.start()
-    while len(server.requests) < 2:
-        pass
+    while len(server.requests) < 2 and thread.is_alive():
+        time.sleep(0.01)
     scorer.close()
     thread.join(timeout=20)
     assert [type(error) for error in errors] == [ScorerClosedError]

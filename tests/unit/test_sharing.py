@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import pickle
 import threading
+import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from rerank_plugins import (
     CrossEncoderScorer,
     InvalidInputError,
     ModelError,
+    QueueFullError,
     ScorerClosedError,
     ScorerSettings,
     ScoringError,
@@ -24,6 +27,7 @@ from rerank_plugins import (
 from rerank_plugins.scoring import registry
 from rerank_plugins.scoring.dispatch import Worker
 from rerank_plugins.scoring.engines.base import PaddingEngine
+from rerank_plugins.scoring.engines.torch import TorchEngine
 from rerank_plugins.scoring.pairs import EncodedPairs
 from rerank_plugins.scoring.registry import loaded_models
 from tests.texts import make_text
@@ -77,6 +81,42 @@ def test_concurrent_loading_loads_once(tiny: Path) -> None:
     assert scorers[-1].score("q", ["a"]).shape == (1,)
     scorers[-1].close()
     assert not any(info.max_length == 100 for info in loaded_models())
+
+
+def test_the_last_close_frees_the_weights(tiny: Path) -> None:
+    options = {"device": "cpu", "engine": "torch", "dtype": "float32", "max_length": 102}
+    first, last = (CrossEncoderScorer(str(tiny), **options) for _ in range(2))
+    network = weakref.ref(first._loaded.worker._lines[0]._engine._network)
+    first.close()
+    gc.collect()
+    assert network() is not None
+    last.close()
+    gc.collect()
+    assert network() is None  # though the scorers are still there
+
+
+def test_the_queue_is_bounded_as_the_setting_says(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered, gate, forward = threading.Event(), threading.Event(), TorchEngine.forward
+
+    def held(engine: TorchEngine, pairs: EncodedPairs, indices: np.ndarray) -> np.ndarray:
+        entered.set()
+        assert gate.wait(60)
+        return forward(engine, pairs, indices)
+
+    monkeypatch.setattr(TorchEngine, "forward", held)
+    options = {"device": "cpu", "engine": "torch", "dtype": "float32", "max_queue_tokens": 20}
+    with CrossEncoderScorer(str(tiny), **options) as scorer, ThreadPoolExecutor(2) as pool:
+        try:
+            inside = pool.submit(scorer.score, "q", ["a"])
+            assert entered.wait(60)
+            waiting = pool.submit(scorer.score, "q", ["word " * 10])
+            while not (scorer.stats.waiting_tokens or waiting.done()):
+                time.sleep(0.001)
+            with pytest.raises(QueueFullError, match="at most 20 tokens may wait"):
+                scorer.score("q", ["word " * 20])
+        finally:
+            gate.set()
+        assert inside.result(60).shape == waiting.result(60).shape == (1,)
 
 
 def test_settings_that_differ_do_not_share(tiny: Path, tiny_scorer: CrossEncoderScorer) -> None:
@@ -149,22 +189,23 @@ def test_more_documents_than_a_chunk(tiny_scorer: CrossEncoderScorer) -> None:
     )
 
 
-def use_in_child(scorer: CrossEncoderScorer, folder: str, queue: "multiprocessing.Queue[str]") -> None:
+def use_in_child(scorer: CrossEncoderScorer, queue: "multiprocessing.Queue[str]") -> None:
     try:
         scorer.score("q", ["a"])
     except ScoringError as error:
         queue.put(str(error))
-    queue.put(str(CrossEncoderScorer.__name__))
+    queue.put(str(len(loaded_models())))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-def test_a_forked_child_is_told_instead_of_hanging(tiny: Path, tiny_scorer: CrossEncoderScorer) -> None:
+def test_a_forked_child_is_told_instead_of_hanging(tiny_scorer: CrossEncoderScorer) -> None:
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
-    child = context.Process(target=use_in_child, args=(tiny_scorer, str(tiny), queue))
+    child = context.Process(target=use_in_child, args=(tiny_scorer, queue))
     child.start()
     assert "forked" in queue.get(timeout=30)
+    assert queue.get(timeout=30) == "0", "one that is made there shares nothing with the parent's"
     child.join(30)
     assert tiny_scorer.score("q", ["a"]).shape == (1,)
 
@@ -258,10 +299,13 @@ def test_closing_fails_what_waits_and_nothing_hangs(gated: Gated) -> None:
 
 async def test_cancelling_a_task_drops_its_work(tiny_scorer: CrossEncoderScorer) -> None:
     task = asyncio.create_task(tiny_scorer.ascore("q", [f"{i} " + "word " * 400 for i in range(3000)]))
-    await asyncio.sleep(0.05)
+    async with asyncio.timeout(60):
+        while not tiny_scorer.stats.waiting_tokens:
+            await asyncio.sleep(0.001)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    assert tiny_scorer.stats.waiting_tokens == 0
     assert (await tiny_scorer.ascore("q", ["a"])).shape == (1,)
 
 

@@ -42,7 +42,8 @@ def wait_for(answers: list[Future[Any]], turnstile: Turnstile, pool: ThreadPoolE
     return threads
 
 
-def test_the_next_is_woken_when_the_one_before_goes_on() -> None:
+def test_the_next_is_woken_when_the_one_before_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LONGEST_TURN", 60)
     turnstile = Slow()
     answers: list[Future[Any]] = [Future() for _ in range(5)]
     with ThreadPoolExecutor(5) as pool:
@@ -69,6 +70,7 @@ def test_who_does_not_wait_yet_or_any_more_holds_nobody_up() -> None:
 
 def test_an_engine_gives_way_until_all_are_through(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LONGEST_WAY", 10)
+    monkeypatch.setattr(module, "_LONGEST_TURN", 60)
     turnstile = Slow()
     answers: list[Future[Any]] = [Future() for _ in range(3)]
     with ThreadPoolExecutor(4) as pool:
@@ -84,7 +86,10 @@ def test_an_engine_gives_way_until_all_are_through(monkeypatch: pytest.MonkeyPat
         giving.result(5)
 
 
-def test_an_engine_does_not_give_way_for_long_and_lets_others_pass_who_is_slow() -> None:
+def test_an_engine_does_not_give_way_for_long_and_lets_others_pass_who_is_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_LONGEST_TURN", 60)
     turnstile = Slow()
     answers: list[Future[Any]] = [Future() for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:

@@ -195,10 +195,11 @@ def _load(settings: ScorerSettings, reasons: dict[str, str]) -> Loaded:
         memory=sum(engine.memory for engine in engines),
         reasons=reasons | found.notes | {"engine": why} | engine_notes(settings, found.config),
     )
-    logger.info(
-        "loaded %s: engine %s (%s), device %s, dtype %s, %.1f MB",
-        *(info.model, info.engine, why, info.device, info.dtype, info.memory / 1e6),
+    chosen = (
+        f"{what} {getattr(info, what)}" + (f" ({info.reasons[what]})" if what in info.reasons else "")
+        for what in ("engine", "device", "dtype")
     )
+    logger.info("loaded %s: %s, %.1f MB", info.model, ", ".join(chosen), info.memory / 1e6)
     tokenizing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rerank-tokenizer")
     worker = Worker(
         engines,
