@@ -1,5 +1,6 @@
 """`rerank-plugins export`, and the file in the runtimes it is written for."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +53,13 @@ def test_what_cannot_be_exported_says_why(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="float32 or int8, but got 'onnx', 'float16'"):
         export_model(ScorerSettings(model=str(tiny)), tmp_path, dtype="float16")
     assert CliRunner().invoke(app, ["export", str(tmp_path), "--format", "tflite"]).exit_code == 2
+
+
+def test_a_model_may_be_exported_into_its_own_folder(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    before = (folder / "config.json").read_bytes()
+    made = export_model(ScorerSettings(model=str(folder)), folder)
+    assert made.graph.is_relative_to(folder)
+    assert made.largest_difference < 1e-4
+    assert (folder / "config.json").read_bytes() == before

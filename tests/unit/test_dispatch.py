@@ -6,6 +6,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -13,11 +14,12 @@ import pytest
 import torch
 
 from rerank_plugins import CrossEncoderScorer, QueueFullError, ScorerClosedError, ScoringError
+from rerank_plugins.scoring import jobs
 from rerank_plugins.scoring.direct import Direct
 from rerank_plugins.scoring.dispatch import Worker
 from rerank_plugins.scoring.engines.base import Launched, PaddingEngine
 from rerank_plugins.scoring.engines.batches import Shape
-from rerank_plugins.scoring.jobs import Scored, join
+from rerank_plugins.scoring.jobs import ROW, Job, Scored, join
 from rerank_plugins.scoring.pairs import Cost, EncodedPairs, Texts
 from rerank_plugins.scoring.tally import WorkerStats
 from rerank_plugins.scoring.turnstile import Queued
@@ -586,3 +588,63 @@ def test_scorers_that_share_a_model_share_its_figures(bundled: CrossEncoderScore
     after = bundled.stats
     assert (after.pairs - before.pairs, after.tokens - before.tokens) == (2, tokens)
     assert after.batches > before.batches
+
+
+def test_parts_that_replicas_place_at_once_are_all_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, empty = [], np.empty
+
+    def slowly(*args: Any, **options: Any) -> np.ndarray:
+        made.append(args)
+        time.sleep(0.05)  # another part comes
+        return empty(*args, **options)
+
+    job = Job(request(100), 400)
+    rows = np.zeros(100, dtype=ROW)
+    rows["logits"] = np.arange(100)
+    halves = np.arange(50), np.arange(50, 100)
+    with monkeypatch.context() as patched, ThreadPoolExecutor(2) as pool:
+        patched.setattr(jobs.np, "empty", slowly)
+        list(pool.map(lambda half: job.place(half, rows[half]), halves))
+    assert len(made) == 1
+    assert job.future.result(0).logits.tolist() == list(range(100))
+
+
+class Panic(BaseException):
+    """What is no Exception, as those that come from Rust."""
+
+
+def test_whatever_ends_an_engines_thread_nobody_waits_forever(
+    recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    def panic() -> None:
+        raise Panic("with somebody's text")
+
+    recorder.after = panic
+    worker, inside = held(recorder)
+    waiting = worker.submit(request(1, name=2))
+    recorder.gate.set()
+    for answer in (inside, waiting):
+        with pytest.raises(ScoringError, match="engine's thread ended by Panic"):
+            answer.result(10)
+    with pytest.raises(ScoringError, match="must be open"):
+        worker.submit(request(1, name=3))
+    worker.close()
+    assert "ended by Panic" in caplog.text
+    assert "somebody" not in caplog.text
+
+
+class OddError(Exception):
+    """An error of another library's own."""
+
+
+def test_an_error_of_any_kind_is_explained(recorder: Recorder) -> None:
+    def fail() -> None:
+        raise OddError("no such kernel")
+
+    recorder.after = fail
+    worker, inside = held(recorder)
+    recorder.gate.set()
+    with pytest.raises(ScoringError, match="recorder engine failed on 1 pairs: no such kernel") as caught:
+        inside.result(10)
+    assert isinstance(caught.value.__cause__, OddError)
+    worker.close()

@@ -16,6 +16,7 @@ from rerank_plugins import (
     ModelError,
     ScorerSettings,
 )
+from rerank_plugins.scoring import registry
 from rerank_plugins.scoring.engines import artifacts, choice, precision
 from rerank_plugins.scoring.engines.choice import choose_engine
 
@@ -243,3 +244,18 @@ def test_what_was_chosen_and_why_is_in_one_log_line(tiny: Path, caplog: pytest.L
     assert info.model in line
     for what in ("engine", "device", "dtype"):
         assert f"{what} {getattr(info, what)} ({info.reasons[what]})" in line
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_a_named_engine_gets_a_precision_that_it_has(
+    engine: str, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip({"onnx": "onnxruntime"}.get(engine, engine))
+    # As on CPUs that are faster in bfloat16, which ONNX Runtime never has, and OpenVINO not on all.
+    monkeypatch.setattr(registry, "cpu_dtype", lambda: ("bfloat16", "measured"))
+    with CrossEncoderScorer(str(tiny), device="cpu", engine=engine) as scorer:
+        lacks = scorer.info.dtype == "float32"
+        assert lacks or engine == "openvino"
+        assert ("has no bfloat16" in scorer.info.reasons["dtype"]) == lacks
+    with pytest.raises(InvalidInputError, match="dtype"):
+        CrossEncoderScorer(str(tiny), device="cpu", engine="onnx", dtype="bfloat16")

@@ -4,6 +4,8 @@ import asyncio
 import copy
 import json
 import logging
+import multiprocessing
+import os
 import pickle
 import random
 import subprocess
@@ -519,3 +521,34 @@ def test_it_needs_neither_torch_nor_a_server_framework(server: RerankServer) -> 
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == [2, []]
+
+
+def ask_in_child(scorer: RemoteScorer, queue: "multiprocessing.Queue[list[float]]") -> None:
+    queue.put(scorer.score(QUERY, TEXTS).tolist())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_forked_child_asks_over_connections_and_threads_of_its_own(server: RerankServer) -> None:
+    context = multiprocessing.get_context("fork")
+    with RemoteScorer(server.url, dialect="vllm", max_documents=5) as scorer:
+        assert scorer.score(QUERY, TEXTS).tolist() == expected(QUERY, TEXTS)  # two requests, so threads
+        queue = context.Queue()
+        child = context.Process(target=ask_in_child, args=(scorer, queue))
+        child.start()
+        assert queue.get(timeout=60) == expected(QUERY, TEXTS)
+        child.join(30)
+        assert scorer.score(QUERY, TEXTS).tolist() == expected(QUERY, TEXTS)
+
+
+def test_without_a_cooldown_there_are_still_pauses(
+    server: RerankServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.faults.append(faults.status(503))
+    with (
+        caplog.at_level(logging.INFO, "rerank_plugins"),
+        RemoteScorer(server.url, dialect="vllm", cooldown=0.0, backoff=0.02) as scorer,
+    ):
+        assert scorer.score(QUERY, TEXTS).tolist() == expected(QUERY, TEXTS)
+    assert "asking again in 0.0" in caplog.text
+    assert "asking again in 0.00" not in caplog.text

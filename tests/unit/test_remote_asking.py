@@ -90,12 +90,13 @@ def test_a_failed_host_is_last_until_it_should_be_back(monkeypatch: pytest.Monke
     assert hosts.pick() == "a"
     hosts.failed("a", None)
     assert hosts.pick() == "b"
-    assert hosts.one_is_up
+    assert hosts.another_is_up("a/v1/rerank")
+    assert not hosts.another_is_up("b/v1/rerank")
     hosts.failed("b", 0.05)
-    assert not hosts.one_is_up
+    assert not hosts.another_is_up("b")
     assert hosts.pick() == "b", "the one that is back first"
     clock[0] += 0.06
-    assert hosts.one_is_up
+    assert hosts.another_is_up("a")
     hosts.worked("a")
     assert hosts.pick() == "a"
     hosts.failed("a", 10**9)

@@ -28,7 +28,7 @@ from rerank_plugins.scoring import registry
 from rerank_plugins.scoring.dispatch import Worker
 from rerank_plugins.scoring.engines.base import PaddingEngine
 from rerank_plugins.scoring.engines.torch import TorchEngine
-from rerank_plugins.scoring.pairs import EncodedPairs
+from rerank_plugins.scoring.pairs import EncodedPairs, Texts
 from rerank_plugins.scoring.registry import loaded_models
 from tests.texts import make_text
 
@@ -119,6 +119,50 @@ def test_the_queue_is_bounded_as_the_setting_says(tiny: Path, monkeypatch: pytes
         assert inside.result(60).shape == waiting.result(60).shape == (1,)
 
 
+@pytest.mark.parametrize("as_async", [False, True])
+def test_a_call_is_not_refused_for_what_it_brings_itself(tiny: Path, as_async: bool) -> None:
+    documents = [f"{i} word" for i in range(3000)]
+    with CrossEncoderScorer(str(tiny), device="cpu", max_queue_tokens=5000) as scorer:
+        found = asyncio.run(scorer.ascore("q", documents)) if as_async else scorer.score("q", documents)
+    assert found.shape == (3000,)
+
+
+async def test_closing_under_tasks_that_still_tokenise_is_no_cancelling(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, gate, encode = threading.Event(), threading.Event(), Worker.encode
+
+    def held(worker: Worker, texts: Texts) -> EncodedPairs:
+        entered.set()
+        assert gate.wait(60)
+        return encode(worker, texts)
+
+    monkeypatch.setattr(Worker, "encode", held)
+    scorer = CrossEncoderScorer(str(tiny), device="cpu", max_length=104)
+    few = [asyncio.create_task(scorer.ascore("q", ["a"])) for _ in range(5)]
+    many = asyncio.create_task(scorer.ascore("q", [f"{i}" for i in range(3000)]))
+    await asyncio.to_thread(entered.wait, 60)
+    scorer.close()
+    gate.set()
+    found = await asyncio.gather(*few, many, return_exceptions=True)
+    assert {type(one) for one in found} == {ScorerClosedError}
+
+
+def test_what_was_made_is_freed_if_the_rest_of_loading_fails(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[TorchEngine] = []
+    monkeypatch.setattr(TorchEngine, "close", lambda engine: closed.append(engine))
+
+    def fail(*_: object) -> int:
+        raise ModelError("no room for a batch")
+
+    monkeypatch.setattr(registry, "_batch_tokens", fail)
+    with pytest.raises(ModelError, match="no room"):
+        CrossEncoderScorer(str(tiny), devices=["cpu", "cpu"], engine="torch", dtype="float32")
+    assert len(closed) == 2
+
+
 def test_settings_that_differ_do_not_share(tiny: Path, tiny_scorer: CrossEncoderScorer) -> None:
     with CrossEncoderScorer(str(tiny), device="cpu", dtype="bfloat16") as other:
         assert other._loaded is not tiny_scorer._loaded
@@ -190,10 +234,11 @@ def test_more_documents_than_a_chunk(tiny_scorer: CrossEncoderScorer) -> None:
 
 
 def use_in_child(scorer: CrossEncoderScorer, queue: "multiprocessing.Queue[str]") -> None:
-    try:
-        scorer.score("q", ["a"])
-    except ScoringError as error:
-        queue.put(str(error))
+    for use in (lambda: scorer.score("q", ["a"]), lambda: asyncio.run(scorer.ascore("q", ["a"]))):
+        try:
+            use()
+        except ScoringError as error:
+            queue.put(str(error))
     queue.put(str(len(loaded_models())))
 
 
@@ -203,7 +248,9 @@ def test_a_forked_child_is_told_instead_of_hanging(tiny_scorer: CrossEncoderScor
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     child = context.Process(target=use_in_child, args=(tiny_scorer, queue))
+    asyncio.run(tiny_scorer.ascore("q", ["a"]))  # so that there is a thread that the child lacks
     child.start()
+    assert "forked" in queue.get(timeout=30)
     assert "forked" in queue.get(timeout=30)
     assert queue.get(timeout=30) == "0", "one that is made there shares nothing with the parent's"
     child.join(30)

@@ -80,12 +80,6 @@ class ContentCache(Generic[V]):
             while self.used > self._capacity:
                 self.used -= size(values.popitem(last=False)[1])
 
-    def clear(self) -> None:
-        """Forget everything."""
-        with self._lock:
-            self._values.clear()
-            self.used = 0
-
     @property
     def enabled(self) -> bool:
         """Whether it keeps anything at all."""

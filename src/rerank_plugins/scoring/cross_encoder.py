@@ -4,6 +4,7 @@ import asyncio
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from itertools import repeat
 from typing import Any, Self
 
@@ -130,8 +131,11 @@ class CrossEncoderScorer:
             for chunk in flight.chunks(_pair_up(query, documents)):
                 work: Work = chunk.texts
                 if len(chunk.texts) and not worker.tokenizes:
-                    work = await loop.run_in_executor(self._loaded.tokenizing, worker.encode, chunk.texts)
-                flight.submit(chunk, work)
+                    with self._closing_named():
+                        encoded = loop.run_in_executor(self._loaded.tokenizing, worker.encode, chunk.texts)
+                    work = await encoded
+                while not flight.submit(chunk, work) and isinstance(flight.oldest, Future):
+                    flight.land(await arrival(flight.oldest))
                 while flight.full and isinstance(flight.oldest, Future):
                     flight.land(await arrival(flight.oldest))
             while isinstance(flight.oldest, Future):
@@ -180,16 +184,28 @@ class CrossEncoderScorer:
     def _run(self, pairs: Iterable[tuple[str, str]]) -> Scores:
         with self._takeoff() as flight:
             for chunk in flight.chunks(pairs):
-                flight.start(chunk)
+                while not flight.start(chunk) and flight.oldest:
+                    flight.land(flight.oldest.result())
                 while flight.full and flight.oldest:
                     flight.land(flight.oldest.result())
             while flight.oldest:
                 flight.land(flight.oldest.result())
         return flight.scores()
 
+    @contextmanager
+    def _closing_named(self) -> Iterator[None]:
+        """Turn an executor's refusal into the error that says so, if it comes of closing under a call."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not self.closed:
+                raise
+            raise ScorerClosedError("the scorer was closed while it was used") from error
+
     def _takeoff(self) -> Flight:
         if self.closed:
             raise ScorerClosedError("the scorer must be open, but it was closed; make a new one")
+        self._loaded.worker.refuse_if_forked()  # before a lock is touched that may be held for ever
         return Flight(self._loaded.encoder, self._loaded.worker, self._loaded.scores)
 
     def __enter__(self) -> Self:

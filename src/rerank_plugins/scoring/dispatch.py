@@ -134,6 +134,14 @@ class Worker:
         """How many engines take from the queue."""
         return len(self._lines)
 
+    def refuse_if_forked(self) -> None:
+        """Raise `ScoringError` in a forked child, where the engines' threads are not."""
+        if os.getpid() != self._process:
+            raise ScoringError(
+                "a scorer must be used in the process that made it, but this one was forked; make "
+                "a new one here (pickling a scorer does that)"
+            )
+
     def encode(self, texts: Texts) -> EncodedPairs:
         """Tokenise in the caller's thread."""
         assert self._encoder  # noqa: S101 - whoever has texts has given it
@@ -147,11 +155,7 @@ class Worker:
             ScorerClosedError: If the worker is closed.
             ScoringError: If this process was forked from the worker's.
         """
-        if os.getpid() != self._process:
-            raise ScoringError(
-                "a scorer must be used in the process that made it, but this one was forked; make "
-                "a new one here (pickling a scorer does that)"
-            )
+        self.refuse_if_forked()
         tokens = self._tokens(work)
         job = Job(work, tokens)
         with self._wake:
@@ -194,9 +198,7 @@ class Worker:
     @property
     def _idle(self) -> bool:
         """Whether callers may launch: nobody waits who came before."""
-        if self._at_once is None or self._process != os.getpid():
-            return False
-        return not (self._closed or self._short or self._long)
+        return self._at_once is not None and not (self._closed or self._short or self._long)
 
     def _tokens(self, work: Work) -> int:
         """Return how many tokens there are, or may be."""
@@ -207,6 +209,16 @@ class Worker:
 
     def close(self) -> None:
         """Finish the rounds that run, fail what still waits, and free the engines."""
+        if threading.current_thread() in self._threads:
+            # Garbage collection closes in any thread: an engine's own may hold what others need to end.
+            threading.Thread(target=self.close, name="rerank-closer", daemon=True).start()
+            return
+        self.give_up(ScorerClosedError("the scorer was closed while this waited"))
+        for thread in self._threads:
+            thread.join()
+
+    def give_up(self, error: ScoringError) -> None:
+        """Take nothing from now on, and fail what waits."""
         with self._wake:
             self._closed = True
             waiting = [*self._short, *self._long]
@@ -215,11 +227,7 @@ class Worker:
             self._queued_tokens = 0
             self._wake.notify_all()
         for job in waiting:
-            job.fail(ScorerClosedError("the scorer was closed while this waited"))
-        for thread in self._threads:
-            # Garbage collection may close a scorer from any thread, from these too.
-            if threading.current_thread() is not thread:
-                thread.join()
+            job.fail(error)
 
     def give_way(self) -> None:
         """Let callers go on who have been answered, where their threads and the engine's share Python."""
@@ -283,7 +291,11 @@ class Worker:
                 self._queued_tokens -= before
                 if job.future.done():  # cancelled, or failed in an earlier round
                     continue
-                indices = job.take(left)
+                try:
+                    indices = job.take(left)
+                except MemoryError as error:
+                    job.fail(ScoringError(f"there is no memory to sort {len(job)} pairs: {error}"))
+                    continue
                 left -= before - job.waiting_tokens
                 seats -= len(indices)
                 yield job, indices

@@ -81,7 +81,7 @@ def export_model(
     graph.parent.mkdir(parents=True, exist_ok=True)
     _save(graph_format, network, graph, calibration)
     for name in _COMPANIONS:
-        if (found.folder / name).exists():
+        if (found.folder / name).exists() and not found.folder.samefile(folder):
             shutil.copy(found.folder / name, folder)
     batch = _check_batch(found, network.config.pad_id)
     expected = network(*batch.tensors()).numpy()

@@ -2,7 +2,7 @@
 
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import chain, count
@@ -11,6 +11,7 @@ from typing import Any, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from rerank_plugins.errors import QueueFullError
 from rerank_plugins.inputs import refuse_surrogates
 from rerank_plugins.scoring.cache import ContentCache
 from rerank_plugins.scoring.direct import Direct
@@ -153,15 +154,32 @@ class Flight:
         self._rows.append(rows)
         return Chunk(len(self._rows) - 1, texts, places, keys if self._cache.enabled else ())
 
-    def start(self, chunk: Chunk) -> None:
+    def start(self, chunk: Chunk) -> bool:
         """Score a chunk for this thread, which will wait for it; else as `submit`."""
-        if len(chunk.texts):
-            self._pending.append(_Pending(chunk, self._worker.start(chunk.texts)))
+        return self._add(chunk, self._worker.start, chunk.texts)
 
-    def submit(self, chunk: Chunk, work: Work) -> None:
-        """Queue a chunk's texts, tokenised or not; if all its scores are known it has landed."""
-        if len(work):
-            self._pending.append(_Pending(chunk, self._worker.submit(work)))
+    def submit(self, chunk: Chunk, work: Work) -> bool:
+        """Queue a chunk's texts, tokenised or not; if all its scores are known it has landed.
+
+        Returns:
+            False if the queue is too full for it, but has another chunk of this call, which must land first.
+
+        Raises:
+            QueueFullError: If too much of others waits.
+        """
+        return self._add(chunk, self._worker.submit, work)
+
+    def _add(
+        self, chunk: Chunk, ask: Callable[[Work], "Future[Scored] | Direct | Queued"], work: Work
+    ) -> bool:
+        try:
+            if len(work):
+                self._pending.append(_Pending(chunk, ask(work)))
+        except QueueFullError:
+            if not self._pending:
+                raise
+            return False
+        return True
 
     def land(self, scored: Scored) -> None:
         """Take the answer to the oldest chunk."""

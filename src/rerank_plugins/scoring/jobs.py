@@ -132,8 +132,9 @@ class Job:
         if len(taken) == len(self.work):
             self._rows = rows
         else:
-            if self._rows is None:
-                self._rows = np.empty(len(self.work), dtype=ROW)
+            with self._lock:  # replicas may each have a part
+                if self._rows is None:
+                    self._rows = np.empty(len(self.work), dtype=ROW)
             self._rows[taken] = rows
         with self._lock:
             self._unplaced -= len(taken)
@@ -185,6 +186,11 @@ class Round:
         self.batches = 0
         self._ends = list(accumulate(len(taken) for _, taken in self._slices))
         self._rows = rows_of(self.pairs)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The requests."""
+        return [job for job, _ in self._slices]
 
     def members(self, batch: NDArray[np.int64]) -> list[Job]:
         """Return the requests that have a pair in `batch`."""

@@ -1,5 +1,6 @@
 """`Line`: one engine, and what its thread does all day."""
 
+import logging
 import threading
 import time
 from collections import deque
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rerank_plugins.errors import ScoringError
+from rerank_plugins.errors import RerankError, ScoringError
 from rerank_plugins.scoring.direct import Direct
 from rerank_plugins.scoring.engines.base import Engine, Launched, free_cached_memory
 from rerank_plugins.scoring.jobs import Round, Slice, Work
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from rerank_plugins.scoring.dispatch import Worker
 
 __all__ = ["Line"]
+
+logger = logging.getLogger(__name__)
 
 # Batches that callers may have on a device: one that it works on, and one more.
 _CALLERS_BATCHES = 2
@@ -52,6 +55,8 @@ class Line:
         self._flying: deque[_Flying] = deque()
         self._landed = 0.0
         self._scoring = False
+        # Those that are not answered yet.
+        self._rounds: list[Round] = []
         # Held while the engine is called: callers launch, too.
         self._launching = threading.Lock()
         self._slots = threading.BoundedSemaphore(_CALLERS_BATCHES)
@@ -96,9 +101,20 @@ class Line:
         return logits
 
     def run(self) -> None:
-        """Score until the worker is closed, then free the engine."""
-        while self._step():
-            pass
+        """Score until the worker is closed, then free the engine; whatever happens, nobody waits forever."""
+        try:
+            while self._step():
+                pass
+        except BaseException as error:  # noqa: BLE001 - it ends here, and says so
+            # Its text is for the callers: it may hold some of theirs.
+            logger.critical("the %s engine's thread ended by %s", self._engine.name, type(error).__name__)
+            ended = ScoringError(f"the {self._engine.name} engine's thread ended by {error!r}")
+            self._worker.give_up(ended)
+            for round_ in self._rounds:
+                for job in round_.jobs:
+                    job.fail(ended)
+            self._rounds.clear()
+            self._flying.clear()
         with self._launching:
             self._closed = True
             self._engine.close()
@@ -123,10 +139,12 @@ class Line:
         try:
             round_ = Round(slices, self._encoder)
             batches = self._worker.plan(round_, pads=self._engine.pads)
-        except Exception as error:  # noqa: BLE001 - whatever happens, nobody waits forever
+        except BaseException as error:  # noqa: BLE001 - the tokenizer's panics, too; nobody waits forever
+            failed = error if isinstance(error, Exception) else ScoringError(f"tokenising failed: {error!r}")
             for job, _ in slices:
-                job.fail(error)
+                job.fail(failed)
             return
+        self._rounds.append(round_)
         round_.batches = len(batches)
         for batch in batches:
             self._launch(round_, batch)
@@ -208,9 +226,10 @@ class Line:
         round_.batches -= 1
         if not round_.batches:
             round_.finish()
+            self._rounds.remove(round_)
 
     def _explained(self, error: Exception, pairs: int) -> Exception:
-        if not isinstance(error, (RuntimeError, ValueError, MemoryError)) or isinstance(error, ScoringError):
+        if isinstance(error, RerankError):
             return error
         explained = ScoringError(f"the {self._engine.name} engine failed on {pairs} pairs: {error}")
         explained.__cause__ = error

@@ -45,6 +45,13 @@ _WANTED = (
     "model-*-of-*.safetensors",
 )
 _PICKLED = "pytorch_model.bin"
+# Architectures whose positions start after the padding id, so that they have fewer than their number.
+_OFFSET_POSITIONS = frozenset(
+    {
+        *("camembert", "data2vec-text", "ibert", "lilt", "longformer", "luke", "mpnet", "roberta"),
+        *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+    }
+)
 _DIGEST = "model.safetensors.sha256"  # as sha256sum writes and checks it
 
 
@@ -315,8 +322,7 @@ def _wordpiece(folder: Path) -> Tokenizer:
 def _max_length(config: Mapping[str, Any], folder: Path) -> int:
     """Return the smaller of the model's positions and the tokenizer's limit."""
     positions = int(config.get("max_position_embeddings") or 512)
-    if config.get("model_type") in {"roberta", "xlm-roberta", "camembert"}:
-        # Their positions start after the padding id.
+    if config.get("model_type") in _OFFSET_POSITIONS:
         positions -= int(config.get("pad_token_id") or 0) + 1
     path = folder / "tokenizer_config.json"
     limit = _read_json(path).get("model_max_length") if path.is_file() else None

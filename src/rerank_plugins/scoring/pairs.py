@@ -320,7 +320,7 @@ class PairEncoder:
         np.cumsum((head_sizes + sizes + len(suffix)) // ID_BYTES, out=offsets[1:])
         if n:
             read = np.minimum(np.fromiter(map(len, documents), np.int64, n), self.most_characters) + 1
-            self._characters_per_token = int(read.sum()) / int(offsets[-1])
+            self._characters_per_token = int(read.sum()) / max(int(offsets[-1]), 1)
         pieces = b"".join(chain.from_iterable(zip(begins, bodies, repeat(suffix), strict=False)))
         return EncodedPairs(
             ids=np.frombuffer(pieces, dtype=np.int32),
@@ -407,8 +407,8 @@ class PairEncoder:
         """Return the ids of each text, and of those that were not known, given what is remembered by."""
         known = self._cache.find(keys.values())
         new = [text for text, key in keys.items() if key not in known] if known else list(keys)
-        # No pair has room for max_length tokens of one text, so whether it was cut still shows.
-        learned = dict(zip(new, self._texts.ids(new, self.max_length), strict=True))
+        # One more than a pair has room for, so that it shows whether a text was cut.
+        learned = dict(zip(new, self._texts.ids(new, self.max_length + 1), strict=True))
         self._cache.keep((keys[text], ids) for text, ids in learned.items())
         if not known:
             return learned, learned

@@ -71,7 +71,7 @@ class Scores:
         tokenize_ms: Milliseconds spent tokenising.
         queue_ms: Milliseconds spent waiting for the engine.
         compute_ms: Milliseconds of the batches this call had a part in.
-        texts: Distinct texts, per chunk of 1,024 pairs, whose scores were not known.
+        texts: Distinct texts, per chunk of the call, whose scores were not known.
         token_cache_hits: How many of them did not have to be tokenised.
         score_cache_hits: How many distinct pairs got a remembered score.
         out_of_memory: Batches that the device had no memory for, so that they were halved.

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,8 @@ from rerank_plugins.errors import InvalidInputError, ModelError
 from rerank_plugins.scoring.budget import BATCH_COST, cpu_batch_tokens, cuda_batch_tokens
 from rerank_plugins.scoring.cache import ContentCache
 from rerank_plugins.scoring.dispatch import Worker
-from rerank_plugins.scoring.engines.choice import choose_engine
+from rerank_plugins.scoring.engines.base import Engine
+from rerank_plugins.scoring.engines.choice import choose_engine, computes
 from rerank_plugins.scoring.engines.factory import engine_notes, make_engine
 from rerank_plugins.scoring.engines.precision import cpu_dtype, cuda_dtype
 from rerank_plugins.scoring.flight import Row
@@ -41,7 +43,9 @@ class Loaded:
 
     def close(self) -> None:
         """Stop both threads and free the weights."""
-        self.tokenizing.shutdown(wait=False, cancel_futures=True)
+        # What waits there is tokenised, and then told that the worker is closed: asyncio would take what is
+        # cancelled for a cancelled task.
+        self.tokenizing.shutdown(wait=False)
         self.worker.close()
 
 
@@ -121,6 +125,8 @@ def _resolve(settings: ScorerSettings) -> tuple[ScorerSettings, dict[str, str]]:
         devices = tuple(_existing(name) for name in _asked(settings))
     if dtype == "auto":
         dtype, reasons["dtype"] = cpu_dtype() if devices[0] == "cpu" else cuda_dtype()
+        if settings.engine != "auto" and not computes(settings.engine, dtype):
+            dtype, reasons["dtype"] = "float32", f"auto: engine {settings.engine!r} has no {dtype} here"
     chosen = {
         "model": canonical_name(settings.model),
         "device": devices[0],
@@ -171,18 +177,23 @@ def _load(settings: ScorerSettings, reasons: dict[str, str]) -> Loaded:
         cache_bytes=settings.token_cache_bytes,
     )
     devices = settings.devices or (settings.device,)
-    try:
-        engines = [make_engine(settings.model_copy(update={"device": name}), found) for name in devices]
-    except torch.OutOfMemoryError as error:
-        msg = (
-            f"{found.model} must fit into the free memory of {', '.join(devices)}, but did not ({error}); "
-            "free some, or choose another device or a smaller dtype"
+    engines: list[Engine] = []
+    with ExitStack() as made:  # what was made gives its memory back if the rest fails
+        try:
+            for name in devices:
+                engines.append(make_engine(settings.model_copy(update={"device": name}), found))
+                made.callback(engines[-1].close)
+        except torch.OutOfMemoryError as error:
+            msg = (
+                f"{found.model} must fit into the free memory of {', '.join(devices)}, but did not "
+                f"({error}); free some, or choose another device or a smaller dtype"
+            )
+            raise ModelError(msg) from error
+        max_batch_tokens = min(
+            _batch_tokens(settings, name, found.config, engine.memory, max_length)
+            for name, engine in zip(devices, engines, strict=True)
         )
-        raise ModelError(msg) from error
-    max_batch_tokens = min(
-        _batch_tokens(settings, name, found.config, engine.memory, max_length)
-        for name, engine in zip(devices, engines, strict=True)
-    )
+        made.pop_all()
     info = ScorerInfo(
         model=found.model,
         revision=found.revision,

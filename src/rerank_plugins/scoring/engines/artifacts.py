@@ -1,5 +1,6 @@
 """What engines make from a checkpoint and keep on disk: converted, quantised and compiled graphs."""
 
+import atexit
 import hashlib
 import logging
 import shutil
@@ -34,7 +35,8 @@ def artifact(root: str | None, key: str, make: Callable[[Path], None]) -> Path:
     """Return the folder that `make` filled for `key`, now or in an earlier process.
 
     Filled under another name and moved when complete, so that a crash leaves nothing half made and
-    two processes may race. Where the disk refuses, a temporary folder is used and the log says so.
+    two processes may race. Where the cache's folder cannot be written to, a temporary one is used until the
+    process ends, and the log says so.
 
     Args:
         root: Folder of the cache; None for `default_folder()`.
@@ -51,6 +53,7 @@ def artifact(root: str | None, key: str, make: Callable[[Path], None]) -> Path:
     except OSError as error:
         logger.warning("cannot write to %s (%s): made again in every process", parent, error)
         draft = Path(tempfile.mkdtemp(prefix="rerank-plugins-"))
+        atexit.register(shutil.rmtree, draft, ignore_errors=True)
         make(draft)
         return draft
     try:

@@ -9,7 +9,7 @@ from rerank_plugins.scoring.engines.bert import BertConfig
 from rerank_plugins.scoring.engines.precision import has_vnni
 from rerank_plugins.settings import ScorerSettings
 
-__all__ = ["choose_engine"]
+__all__ = ["choose_engine", "computes"]
 
 # The packages that an engine imports, and the precisions it computes in.
 _PACKAGES = {
@@ -48,6 +48,14 @@ def choose_engine(settings: ScorerSettings, config: Mapping[str, Any]) -> tuple[
     raise obstacles[0]  # the preferred engine's: it names the extra, or what does not fit
 
 
+def computes(engine: str, dtype: str) -> bool:
+    """Say whether an engine computes in a precision on this CPU; one that is not installed: on any."""
+    if dtype not in _DTYPES[engine]:
+        return False
+    missing = any(importlib.util.find_spec(package) is None for package in _PACKAGES[engine])
+    return missing or engine != "openvino" or _openvino_obstacle(dtype) is None
+
+
 def _preferences(settings: ScorerSettings) -> Iterator[tuple[str, str]]:
     """Yield engines from the fastest to the most general, and what speaks for each."""
     if settings.dtype == "int8":
@@ -80,11 +88,14 @@ def _obstacle(name: str, settings: ScorerSettings, config: Mapping[str, Any]) ->
             f"engine {name!r} needs {', '.join(missing)}; "
             f'install it with: pip install "rerank-plugins[{name}]"'
         )
-    if name == "openvino":
-        from rerank_plugins.scoring.engines.openvino import check_precision
+    return _openvino_obstacle(settings.dtype) if name == "openvino" else None
 
-        try:
-            check_precision(settings.dtype)
-        except InvalidInputError as error:
-            return error
+
+def _openvino_obstacle(dtype: str) -> InvalidInputError | None:
+    from rerank_plugins.scoring.engines.openvino import check_precision
+
+    try:
+        check_precision(dtype)
+    except InvalidInputError as error:
+        return error
     return None

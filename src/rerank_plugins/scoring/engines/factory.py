@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from rerank_plugins import __version__
 from rerank_plugins.errors import ModelError, RerankError
 from rerank_plugins.scoring.engines import artifacts, bert
 from rerank_plugins.scoring.engines.attention import (
@@ -124,11 +125,11 @@ def _graph_folder(
     settings: ScorerSettings, found: ModelFiles, module: Path, version: str, make: Callable[[Path], None]
 ) -> Path:
     """Return the folder of the engine's graph, made now unless it is on disk."""
-    # A graph is as good as the code that made it: another version of ours makes it again.
+    # A graph is as good as the code that made it and what it was calibrated on: others make it again.
     sources = [path.read_text() for path in (module, module.with_name("quantize.py"), Path(bert.__file__))]
     precision = "int8" if settings.dtype == "int8" else "float"
     key = artifacts.fingerprint(
-        found.folder, settings.engine, precision, version, torch.__version__, *sources
+        found.folder, settings.engine, precision, version, torch.__version__, __version__, *sources
     )
     with _explained(f"{settings.engine} could not convert {found.model}; engine='torch' needs no conversion"):
         return artifacts.artifact(settings.engine_cache_dir, key, make)

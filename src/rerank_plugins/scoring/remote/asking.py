@@ -129,9 +129,9 @@ class Asking:
 
     def _pause(self, state: RetryCallState) -> float:
         """Return how long to wait: not at all where another server is up."""
-        if self._hosts.one_is_up:
-            return 0.0
         error = state.outcome.exception() if state.outcome else None
+        if self._hosts.another_is_up(getattr(error, "url", None) or ""):
+            return 0.0
         after = getattr(error, "after", None) or 0.0
         return min(max(after, self._backoff(state)), self._settings.max_pause)
 

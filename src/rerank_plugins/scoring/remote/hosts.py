@@ -31,8 +31,7 @@ class Hosts:
         """Use one again."""
         self._down_until[url] = 0.0
 
-    @property
-    def one_is_up(self) -> bool:
-        """Whether there is one that did not fail lately."""
+    def another_is_up(self, url: str) -> bool:
+        """Whether one of those that `url` does not begin with did not fail lately."""
         now = time.monotonic()
-        return any(until <= now for until in self._down_until.values())
+        return any(until <= now for base, until in self._down_until.items() if not url.startswith(base))

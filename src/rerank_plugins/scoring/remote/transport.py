@@ -1,6 +1,7 @@
 """`Transport`: does the steps of calls, with threads or in event loops."""
 
 import asyncio
+import os
 import ssl
 import threading
 import time
@@ -9,7 +10,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import httpx
 
@@ -42,12 +43,17 @@ class Transport:
 
     def __init__(self, settings: RemoteSettings) -> None:
         self._settings = settings
-        self._lock = threading.Lock()
         self._ssl: ssl.SSLContext | None = None
+        self.closed = False
+        self._start()
+        _transports.add(self)
+
+    def _start(self) -> None:
+        """Have no connections and no threads: at first, and in a forked child, as they are the parent's."""
+        self._lock = threading.Lock()
         self._client: httpx.Client | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopClient] = WeakKeyDictionary()
-        self.closed = False
 
     def run(self, steps: Steps[T]) -> T:
         """Do the steps of a call, and return its result.
@@ -258,3 +264,15 @@ class _LoopClient:
             if self._closing is not None:
                 await asyncio.wait({self._closing})
             await self.client.aclose()
+
+
+_transports: WeakSet[Transport] = WeakSet()
+
+
+def _forget() -> None:
+    for transport in _transports:
+        transport._start()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
