@@ -3,14 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.tracers.base import BaseTracer
 from langchain_core.tracers.schemas import Run
-
-from rerank_plugins import ScoringError
 
 QUERY = "who wrote Faust?"
 
@@ -51,11 +48,6 @@ class Fixed(BaseRetriever):
     # Native, so that a thread that a test sees was not started here.
     async def _aget_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
         return self.found
-
-
-class Broken:
-    def score(self, query: str, documents: Sequence[str]) -> np.ndarray:
-        raise ScoringError("the device fell off")
 
 
 class Recorder(BaseTracer):

@@ -14,8 +14,6 @@ from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
 from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
-from rerank_plugins import ScoringError
-
 QUERY = "who wrote Faust?"
 
 
@@ -41,11 +39,6 @@ class Spy:
     def score(self, query: str, documents: Sequence[str]) -> np.ndarray:
         self.texts = list(documents)
         return np.array([len(text) for text in documents], dtype=np.float32)
-
-
-class Broken:
-    def score(self, query: str, documents: Sequence[str]) -> np.ndarray:
-        raise ScoringError("the device fell off")
 
 
 class Stuck:

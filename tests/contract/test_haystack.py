@@ -7,11 +7,9 @@ import json
 import pickle
 import subprocess
 import sys
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import pytest
 from haystack import Document, Pipeline, SuperComponent
 from haystack.utils import ComponentDevice, Secret
@@ -27,19 +25,7 @@ from tests.contract.haystack_parts import (
     inputs,
     make_pipeline,
 )
-
-
-class Spy:
-    """A scorer that remembers what it was given, and prefers long texts."""
-
-    def score(self, query: str, documents: Sequence[str]) -> np.ndarray:
-        self.query, self.texts = query, list(documents)
-        return np.array([len(text) for text in documents], dtype=np.float32) - 10
-
-
-class Broken:
-    def score(self, query: str, documents: Sequence[str]) -> np.ndarray:
-        raise ScoringError("the device fell off")
+from tests.scorers import Broken, Spy
 
 
 def make_ranker(**options: Any) -> CrossEncoderRanker:

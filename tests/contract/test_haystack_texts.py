@@ -1,26 +1,17 @@
 """What is scored of a Haystack document: templates, preview, and the passages of long ones."""
 
 import copy
-from collections.abc import Sequence
 
-import numpy as np
 import pytest
 from haystack import Document, Pipeline
 
 from rerank_plugins import CrossEncoderScorer, InvalidInputError
 from rerank_plugins.haystack import CrossEncoderRanker
 from tests.contract.haystack_parts import QUERY, documents
+from tests.scorers import Spy
 
 FILLER = "The ferry leaves the harbour at noon and carries bicycles, flour and the post. "
 ANSWER = "Goethe wrote the tragedy Faust over almost sixty years."
-
-
-class Spy:
-    """A scorer that remembers what it was given, and prefers long texts."""
-
-    def score(self, query: str, documents: Sequence[str]) -> np.ndarray:
-        self.query, self.texts = query, list(documents)
-        return np.array([len(text) for text in documents], dtype=np.float32) - 10
 
 
 def long_document(before: int = 30, after: int = 20) -> Document:

@@ -1,14 +1,13 @@
 """What Haystack's tracing learns of a ranking."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 from haystack import Document, tracing
 
-from rerank_plugins import CrossEncoderScorer, ScoringError
+from rerank_plugins import CrossEncoderScorer
 from rerank_plugins.demo.data import load_queries
 from rerank_plugins.haystack import CrossEncoderRanker
 from tests.contract.haystack_parts import (
@@ -19,11 +18,7 @@ from tests.contract.haystack_parts import (
     inputs,
     make_pipeline,
 )
-
-
-class Broken:
-    def score(self, query: str, documents: Sequence[str]) -> np.ndarray:
-        raise ScoringError("the device fell off")
+from tests.scorers import Broken
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from langchain_core.load import dumps, loads
 
 from rerank_plugins import CrossEncoderScorer, InvalidInputError, InvalidTypeError, Reranker, ScoringError
 from rerank_plugins.langchain import CrossEncoderRerank
-from tests.contract.langchain_parts import QUERY, Broken, Special, agree, documents
+from tests.contract.langchain_parts import QUERY, Special, agree, documents
+from tests.scorers import Broken
 
 
 @pytest.fixture

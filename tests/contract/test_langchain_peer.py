@@ -25,7 +25,8 @@ from langchain_tests.integration_tests import RetrieversIntegrationTests
 
 from rerank_plugins import CrossEncoderScorer, InvalidInputError, InvalidTypeError, ScoringError
 from rerank_plugins.langchain import CrossEncoder, CrossEncoderRerank
-from tests.contract.langchain_parts import QUERY, Broken, documents, ids
+from tests.contract.langchain_parts import QUERY, documents, ids
+from tests.scorers import Broken
 
 Make = Callable[..., BaseDocumentCompressor]
 

@@ -11,8 +11,9 @@ from langgraph.graph import END, START, StateGraph
 
 from rerank_plugins import CrossEncoderScorer, ScoringError
 from rerank_plugins.langchain import CrossEncoder, CrossEncoderRerank
-from tests.contract.langchain_parts import QUERY, Broken, Fixed, Recorder, documents
+from tests.contract.langchain_parts import QUERY, Fixed, Recorder, documents
 from tests.contract.test_langchain_chains import State
+from tests.scorers import Broken
 
 NAME = "CrossEncoderRerank"
 

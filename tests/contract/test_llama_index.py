@@ -19,7 +19,8 @@ from llama_index.core.schema import (
 
 from rerank_plugins import CrossEncoderScorer, InvalidInputError, Reranker
 from rerank_plugins.llama_index import CrossEncoderRerank
-from tests.contract.llama_index_parts import QUERY, Broken, Spy, nodes, scored
+from tests.contract.llama_index_parts import QUERY, Spy, nodes, scored
+from tests.scorers import Broken
 
 
 @pytest.fixture

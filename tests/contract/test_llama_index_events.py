@@ -9,7 +9,8 @@ from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRan
 
 from rerank_plugins import CrossEncoderScorer, ScoringError
 from rerank_plugins.llama_index import CrossEncoderRerank, CrossEncoderRerankEndEvent
-from tests.contract.llama_index_parts import QUERY, Broken, Stuck, nodes, scored, watching
+from tests.contract.llama_index_parts import QUERY, Stuck, nodes, scored, watching
+from tests.scorers import Broken
 
 PAIR = [ReRankStartEvent, CrossEncoderRerankEndEvent]
 

@@ -6,7 +6,6 @@ import logging
 import math
 import pickle
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +33,7 @@ from rerank_plugins.calibration import (
     reliability,
     threshold_for_precision,
 )
-
-
-class Fixed:
-    """A scorer with given logits."""
-
-    def __init__(self, logits: Sequence[float]) -> None:
-        self.logits = logits
-
-    def score(self, query: str, documents: Sequence[str]) -> np.ndarray:
-        return np.array(self.logits, dtype=np.float32)
+from tests.scorers import Fixed
 
 
 def simulate(count: int, temperature: float, offset: float, seed: int = 0) -> tuple[Any, Any]:

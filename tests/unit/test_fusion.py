@@ -12,24 +12,9 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from rerank_plugins import InvalidInputError, InvalidTypeError, Reranker, RerankSettings, ScoringError
+from rerank_plugins import InvalidInputError, InvalidTypeError, Reranker, RerankSettings
 from rerank_plugins.fusion import best_first, fuse, read_first_stage
-
-
-class Fixed:
-    """A scorer with given logits."""
-
-    def __init__(self, logits: Sequence[float]) -> None:
-        self.logits = logits
-
-    def score(self, query: str, documents: Sequence[str]) -> np.ndarray:
-        return np.array(self.logits, dtype=np.float32)
-
-
-class Broken:
-    def score(self, query: str, documents: Sequence[str]) -> np.ndarray:
-        raise ScoringError("the device fell off")
-
+from tests.scorers import Broken, Fixed
 
 # Values that are few, so that they tie, and of few digits, so that sums are exact enough to compare.
 logit = st.integers(-40, 40).map(lambda x: x / 4)

@@ -19,6 +19,7 @@ from rerank_plugins import (
     RerankSettings,
     ScoringError,
 )
+from tests.scorers import Broken
 
 
 class Fixed:
@@ -29,11 +30,6 @@ class Fixed:
 
     def score(self, query: str, documents: Sequence[str]) -> np.ndarray:
         return np.array(self.logits[: len(documents)], dtype=np.float32)
-
-
-class Broken:
-    def score(self, query: str, documents: Sequence[str]) -> np.ndarray:
-        raise ScoringError("the device fell off")
 
 
 def indices(ranking: Sequence[RankedDocument]) -> list[int]:

@@ -4,10 +4,9 @@ import asyncio
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 from openinference.semconv.trace import (
     DocumentAttributes,
@@ -22,6 +21,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 
 from rerank_plugins import CrossEncoderScorer, InvalidInputError, Reranker, ScoringError
+from tests.scorers import Broken
 
 QUERY = "who wrote Faust?"
 DOCUMENTS = ["A fist is a hand.", "Goethe wrote Faust.", "Faust is a play."]
@@ -48,11 +48,6 @@ def spans(exporter: InMemorySpanExporter) -> Iterator[InMemorySpanExporter]:
 def only(spans: InMemorySpanExporter) -> tuple[ReadableSpan, dict[str, Any]]:
     (span,) = spans.get_finished_spans()
     return span, dict(span.attributes or {})
-
-
-class Broken:
-    def score(self, query: str, documents: Sequence[str]) -> np.ndarray:
-        raise ScoringError("the device fell off")
 
 
 @pytest.mark.parametrize("native", [False, True], ids=["rank", "arank"])
