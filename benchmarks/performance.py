@@ -2,8 +2,8 @@
 
     .venv-peers/bin/python benchmarks/performance.py [RUN ...]
 
-See benchmarks/peers.txt for the environment. Writes benchmarks/results/RUN.json; all runs take about half
-an hour on two cores.
+See benchmarks/peers.txt for the environment. Writes benchmarks/results/RUN.json; all runs take half an
+hour to an hour on two cores.
 """
 
 from dataclasses import replace
