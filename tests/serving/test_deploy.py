@@ -173,5 +173,4 @@ def test_the_readme_names_every_file() -> None:
     for link in re.findall(r"\]\((?!http)([^)#]+)", (DEPLOY / "README.md").read_text()):
         assert (DEPLOY / link).exists(), link
     linked = set(re.findall(r"\]\(([\w.-]+)\)", (DEPLOY / "README.md").read_text()))
-    # docs/scale-out.md has what is for Ray.
-    assert linked == {path.name for path in FILES} - {"README.md", "ray-serve.yaml"}
+    assert linked == {path.name for path in FILES} - {"README.md"}
