@@ -105,6 +105,18 @@ class _Settings(BaseSettings):
         except ValidationError as error:
             raise InvalidInputError(describe(error, type(self).__name__)) from None
 
+    @classmethod
+    def of(cls, settings: Self | None, options: Mapping[str, Any]) -> Self:
+        """Return settings that were given at once, or those that single options make.
+
+        Raises:
+            InvalidInputError: If both were given, or an option is invalid.
+        """
+        if settings is not None and options:
+            msg = f"give either settings or single options, but got both: {sorted(options)}"
+            raise InvalidInputError(msg)
+        return cls(**options) if settings is None else settings
+
 
 class ScorerSettings(_Settings):
     """Which model to load, and how to run it.

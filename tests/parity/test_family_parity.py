@@ -96,7 +96,7 @@ def test_many_queries_equal_one_by_one(tiny: Path, tiny_scorer: CrossEncoderScor
     np.testing.assert_allclose(tiny_scorer.score_pairs(pairs), reference(tiny, pairs), atol=1e-4, rtol=0)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     query=st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=60),
     document=st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=1200),

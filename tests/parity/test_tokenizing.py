@@ -98,7 +98,7 @@ def test_the_familys_tokenizer_is_one_that_never_looks_across_spaces(plain: Toke
     assert never_looks_across_spaces(plain)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(texts=st.lists(TEXTS, max_size=6))
 def test_any_text(plain: Tokenizer, texts: list[str]) -> None:
     ours = TextTokenizer(plain)
@@ -127,7 +127,7 @@ def test_the_limit_keeps_the_first_ids(plain: Tokenizer) -> None:
     assert numbers(ids) == whole(plain, ["one two three"])[0]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(texts=st.lists(TEXTS, max_size=4), limit=st.integers(1, 40), gap=st.integers(1, 60))
 def test_the_first_ids_of_any_text(plain: Tokenizer, texts: list[str], limit: int, gap: int) -> None:
     # Gaps hold words without an id, so that the first words are too few.

@@ -111,7 +111,7 @@ def test_logits_equal_the_padded_engine(shape, graphs, network, attention) -> No
 
 
 @given(lengths=st.lists(st.integers(3, 60), min_size=1, max_size=12), graphs=st.booleans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_no_pair_sees_another(tiny_network, lengths, graphs) -> None:
     pairs = pairs_of(lengths, seed=sum(lengths))
     engine = PackedEngine(tiny_network, CPU, PaddedAttention, graphs="lazy" if graphs else "off")

@@ -70,7 +70,6 @@ def test_a_plan_holds_every_token_goes_on_and_overlaps(
     assert plan_windows(offsets, size, overlap=overlap, most=most) == spans[:most]
 
 
-@settings(deadline=None)
 @given(text=TEXTS, max_length=st.integers(20, 60), overlap=st.integers(0, 30))
 def test_windows_fit_and_cover_whatever_the_text(text: str, max_length: int, overlap: int) -> None:
     cutter = encoder(max_length)
@@ -138,7 +137,6 @@ def test_only_documents_that_do_not_fit_get_offsets(monkeypatch: pytest.MonkeyPa
     assert found[1] == found[3]
 
 
-@settings(deadline=None)
 @given(text=TEXTS, gap=st.integers(1, 40), most=st.integers(1, 3), overlap=st.integers(0, 9))
 def test_what_is_not_read_changes_no_window(text: str, gap: int, most: int, overlap: int) -> None:
     # Gaps hold words without a token, so that the first words are too few.
@@ -266,7 +264,7 @@ def test_short_documents_are_scored_as_without_windows(small: CrossEncoderScorer
     assert plain.stats.passages == windowed.stats.passages == len(documents)
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(st.permutations(range(len(DOCUMENTS))))
 def test_the_order_of_the_documents_does_not_matter(small: CrossEncoderScorer, order: list[int]) -> None:
     reranker = Reranker(small, long_documents="max_passage")

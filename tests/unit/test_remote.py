@@ -153,7 +153,7 @@ def test_what_is_too_large_is_halved_until_it_passes(
     assert caught.value.url == f"{server.url}/rerank"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     schedule=st.lists(st.sampled_from(sorted(TRANSIENT)), max_size=5),
     count=st.integers(1, 9),

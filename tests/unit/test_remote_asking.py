@@ -90,8 +90,8 @@ def test_a_failed_host_is_last_until_it_should_be_back(monkeypatch: pytest.Monke
     assert hosts.pick() == "a"
     hosts.failed("a", None)
     assert hosts.pick() == "b"
-    assert hosts.another_is_up("a/v1/rerank")
-    assert not hosts.another_is_up("b/v1/rerank")
+    assert hosts.another_is_up("a")
+    assert not hosts.another_is_up("b")
     hosts.failed("b", 0.05)
     assert not hosts.another_is_up("b")
     assert hosts.pick() == "b", "the one that is back first"

@@ -162,12 +162,11 @@ def run(
             for name, model in names.items()
         }
         for path in runs:
-            if stem(path) in systems:
-                msg = (
-                    f"systems must have names of their own, but {stem(path)!r} is there twice; rename {path}"
-                )
+            name = stem(path)
+            if name in systems:
+                msg = f"systems must have names of their own, but {name!r} is there twice; rename {path}"
                 raise InvalidInputError(msg)
-            systems[stem(path)] = read_run(path)
+            systems[name] = read_run(path)
         with _progress() as progress:
             evaluation = evaluate(topics, systems, progress=progress, **arguments)
     written = write_report(evaluation, output) if output else []

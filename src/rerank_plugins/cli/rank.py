@@ -34,20 +34,21 @@ def rerank_topics(
     if to is None:
         on_terminal = output is None and sys.stdout.isatty()
         to = OutputFormat.table if on_terminal else OutputFormat.jsonl
-    kept: list[Ranking] = []
+    reasons: list[str | None] = []
     lazy = lazy_reranker(scorer_options | rerank_options)
     with lazy.get() as reranker, _open(output) as file:
         for topic in _with_progress(topics):
             texts = [text for _, text in topic.documents]
             ranking = reranker.rank(topic.query, texts, first_stage=topic.scores or None)
-            kept += [] if ranking.reranked else [ranking]
+            if not ranking.reranked:
+                reasons.append(ranking.reason)
             if to is OutputFormat.table:
                 show_table(topic, ranking, Console(file=file))
             else:
                 write = _to_jsonl if to is OutputFormat.jsonl else _to_trec
                 file.writelines(write(topic, ranking, run_name))
-    if kept:
-        what = f"kept the order of {len(kept)} of {len(topics)} queries, lastly because of: {kept[-1].reason}"
+    if reasons:
+        what = f"kept the order of {len(reasons)} of {len(topics)} queries, lastly because of: {reasons[-1]}"
         sys.stderr.write(f"rerank-plugins: {what}\n")
 
 

@@ -95,10 +95,7 @@ def label(
         >>> report = label("pairs.parquet", "labels", model="bundled", workers=2)  # doctest: +SKIP
     """
     started = time.perf_counter()
-    if settings is not None and options:
-        msg = f"give either settings or single options, but got both: {sorted(options)}"
-        raise InvalidInputError(msg)
-    settings = settings or ScorerSettings(**options)
+    settings = ScorerSettings.of(settings, options)
     columns = Columns(query=query_column, document=document_column, prefix=prefix)
     named = [inputs] if isinstance(inputs, str | Path) else inputs
     files = find_inputs([str(one) for one in named])

@@ -4,19 +4,19 @@ import asyncio
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from itertools import repeat
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank_plugins.errors import InvalidInputError, ScorerClosedError
+from rerank_plugins.errors import ScorerClosedError
 from rerank_plugins.inputs import check_documents, check_pairs, check_query
 from rerank_plugins.scoring import registry
 from rerank_plugins.scoring.arrivals import arrival
 from rerank_plugins.scoring.flight import Flight
 from rerank_plugins.scoring.jobs import Work
+from rerank_plugins.scoring.pairs import EncodedPairs, Texts
 from rerank_plugins.scoring.protocol import Extent, ScorerInfo, Scores, Span
 from rerank_plugins.scoring.tally import WorkerStats
 from rerank_plugins.settings import ScorerSettings
@@ -59,10 +59,7 @@ class CrossEncoderScorer:
     ) -> None:
         if model is not None:
             options["model"] = model
-        if settings is not None and options:
-            msg = f"give either settings or single options, but got both: {sorted(options)}"
-            raise InvalidInputError(msg)
-        self.settings = settings if settings is not None else ScorerSettings(**options)
+        self.settings = ScorerSettings.of(settings, options)
         key, self._loaded = registry.acquire(self.settings)
         # Also runs when the scorer is forgotten without close(), and at interpreter exit.
         self._release = weakref.finalize(self, registry.release, key)
@@ -126,14 +123,11 @@ class CrossEncoderScorer:
 
     async def ascore_detailed(self, query: str, documents: Iterable[str]) -> Scores:
         """Score like `score_detailed`, without blocking the event loop."""
-        loop, worker = asyncio.get_running_loop(), self._loaded.worker
         with self._takeoff() as flight:
             for chunk in flight.chunks(_pair_up(query, documents)):
                 work: Work = chunk.texts
-                if len(chunk.texts) and not worker.tokenizes:
-                    with self._closing_named():
-                        encoded = loop.run_in_executor(self._loaded.tokenizing, worker.encode, chunk.texts)
-                    work = await encoded
+                if len(chunk.texts) and not self._loaded.worker.tokenizes:
+                    work = await self._tokenize(chunk.texts)
                 while not flight.submit(chunk, work) and isinstance(flight.oldest, Future):
                     flight.land(await arrival(flight.oldest))
                 while flight.full and isinstance(flight.oldest, Future):
@@ -192,12 +186,12 @@ class CrossEncoderScorer:
                 flight.land(flight.oldest.result())
         return flight.scores()
 
-    @contextmanager
-    def _closing_named(self) -> Iterator[None]:
-        """Turn an executor's refusal into the error that says so, if it comes of closing under a call."""
+    def _tokenize(self, texts: Texts) -> "asyncio.Future[EncodedPairs]":
+        """Tokenise beside the event loop."""
+        loop, worker = asyncio.get_running_loop(), self._loaded.worker
         try:
-            yield
-        except RuntimeError as error:
+            return loop.run_in_executor(self._loaded.tokenizing, worker.encode, texts)
+        except RuntimeError as error:  # an executor that was shut down
             if not self.closed:
                 raise
             raise ScorerClosedError("the scorer was closed while it was used") from error

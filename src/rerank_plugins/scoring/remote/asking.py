@@ -39,8 +39,11 @@ class TooLargeError(RemoteError):
 class _FailedAttemptError(Exception):
     """An attempt that may be worth another one."""
 
-    def __init__(self, url: str, message: str, status: int | None = None, after: float | None = None) -> None:
+    def __init__(
+        self, base: str, url: str, message: str, status: int | None = None, after: float | None = None
+    ) -> None:
         super().__init__(message)
+        self.base = base
         self.url = url
         self.status = status
         self.after = after
@@ -104,14 +107,14 @@ class Asking:
             answer: Answer = yield Send(method, url, body, deadline)
         except httpx.PoolTimeout as error:  # says nothing about the server
             msg = "no connection became free in time; see max_concurrency and deadline"
-            raise _FailedAttemptError(url, msg) from error
+            raise _FailedAttemptError(base, url, msg) from error
         except httpx.RequestError as error:
             self._hosts.failed(base, None)
-            raise _FailedAttemptError(url, f"{type(error).__name__}: {error}") from error
+            raise _FailedAttemptError(base, url, f"{type(error).__name__}: {error}") from error
         if answer.status in _WORTH_ANOTHER_TRY:
             after = _retry_after(answer.headers.get("retry-after"))
             self._hosts.failed(base, after)
-            raise _FailedAttemptError(url, self.quote(answer), answer.status, after)
+            raise _FailedAttemptError(base, url, self.quote(answer), answer.status, after)
         if not 200 <= answer.status < 300:
             self._hosts.worked(base)
             kind = TooLargeError if answer.status == _TOO_LARGE else RemoteError
@@ -123,14 +126,14 @@ class Asking:
             # Half a reply looks like this where no length was sent, so that it may be worth another try.
             self._hosts.failed(base, None)
             msg = f"the reply is no JSON: {self.quote(answer)}"
-            raise _FailedAttemptError(url, msg, answer.status) from error
+            raise _FailedAttemptError(base, url, msg, answer.status) from error
         self._hosts.worked(base)
         return url, answer, found
 
     def _pause(self, state: RetryCallState) -> float:
         """Return how long to wait: not at all where another server is up."""
         error = state.outcome.exception() if state.outcome else None
-        if self._hosts.another_is_up(getattr(error, "url", None) or ""):
+        if self._hosts.another_is_up(getattr(error, "base", None)):
             return 0.0
         after = getattr(error, "after", None) or 0.0
         return min(max(after, self._backoff(state)), self._settings.max_pause)

@@ -31,7 +31,7 @@ class Hosts:
         """Use one again."""
         self._down_until[url] = 0.0
 
-    def another_is_up(self, url: str) -> bool:
-        """Whether one of those that `url` does not begin with did not fail lately."""
+    def another_is_up(self, url: str | None) -> bool:
+        """Whether one besides this did not fail lately."""
         now = time.monotonic()
-        return any(until <= now for base, until in self._down_until.items() if not url.startswith(base))
+        return any(until <= now for other, until in self._down_until.items() if other != url)

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank_plugins.errors import InvalidInputError, RemoteError
+from rerank_plugins.errors import RemoteError
 from rerank_plugins.inputs import check_documents, check_pairs, check_query, refuse_surrogates
 from rerank_plugins.scoring.protocol import ScorerInfo, Scores
 from rerank_plugins.scoring.remote.asking import Asking, TooLargeError
@@ -65,10 +65,7 @@ class RemoteScorer:
     ) -> None:
         if base_urls is not None:
             options["base_urls"] = base_urls
-        if settings is not None and options:
-            msg = f"give either settings or single options, but got both: {sorted(options)}"
-            raise InvalidInputError(msg)
-        self.settings = settings if settings is not None else RemoteSettings(**options)
+        self.settings = RemoteSettings.of(settings, options)
         self._dialect = DIALECTS[self.settings.dialect]
         self._scale = self.settings.scale or self._dialect.scale
         self._limit = self.settings.max_documents
