@@ -1,8 +1,8 @@
 """The speed figures of docs/performance.md: runs `rerank-plugins bench` on what the page shows.
 
-    .venv-peers/bin/python benchmarks/performance.py [RUN ...]
+    .venv-peers/bin/python benchmarks/performance.py [RUN ...] [--output FOLDER]
 
-See benchmarks/peers.txt for the environment. Writes benchmarks/results/RUN.json; all runs take half an
+See benchmarks/peers.txt for the environment. Writes FOLDER/RUN.json, each run as it ends; all take half an
 hour to an hour on two cores.
 """
 
@@ -58,15 +58,18 @@ RUNS = {
 }
 
 
-def main(runs: Annotated[list[str] | None, typer.Argument(help="Which; default: all.")] = None) -> None:
+def main(
+    runs: Annotated[list[str] | None, typer.Argument(help="Which; default: all.")] = None,
+    output: Annotated[Path, typer.Option(help="Where the JSON goes.")] = RESULTS,
+) -> None:
     """Measure, print, and write JSON."""
+    output.mkdir(parents=True, exist_ok=True)
     console = Console(width=116)
     for name in runs or RUNS:
         report = run_benchmark(RUNS[name])
         for table in tables(report):
             console.print(table)
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}.json").write_text(report.to_json())
+        (output / f"{name}.json").write_text(report.to_json())
 
 
 if __name__ == "__main__":
