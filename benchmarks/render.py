@@ -36,7 +36,15 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 def best(rows: Rows, start: str, int8: bool) -> dict[str, Any] | None:
     """Return the fastest of those whose names begin like this, in float32 or in int8."""
-    fitting = [row for row in rows if row["name"].startswith(start) and ("int8" in row["name"]) == int8]
+
+    def fits(name: str) -> bool:
+        if int8:
+            return name.endswith("int8")
+        # Ours name every precision, peers all but float32.
+        ours = name.startswith("rerank-plugins")
+        return name.endswith(":float32") if ours else not name.endswith(("int8", "bf16", "fp16"))
+
+    fitting = [row for row in rows if row["name"].startswith(start) and fits(row["name"])]
     return max(fitting, key=lambda row: row["docs_per_second"], default=None)
 
 
@@ -45,9 +53,9 @@ def paired(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
     return statistics.median(a / b for a, b in zip(ours["rounds"], theirs["rounds"], strict=True))
 
 
-def runs() -> Iterable[tuple[str, dict[str, Any], str, Rows]]:
-    """Yield name, report, number of candidates and rows of each race."""
-    for path in sorted(RESULTS.glob("*-*.json"), key=lambda path: (_order(path.stem), path.stem)):
+def runs(machine: str = ".") -> Iterable[tuple[str, dict[str, Any], str, Rows]]:
+    """Yield name, report, number of candidates and rows of each race, from a folder of the results."""
+    for path in sorted((RESULTS / machine).glob("*-*.json"), key=lambda path: (_order(path.stem), path.stem)):
         report = json.loads(path.read_text())
         for candidates, rows in report["results"].items():
             if len(rows) > 1:
@@ -58,10 +66,10 @@ def _order(name: str) -> int:
     return ["L6", "L12", "L4", "L2", "TinyBERT"].index(name.partition("-")[0])
 
 
-def summary() -> str:
+def summary(machine: str = ".") -> str:
     """Return how many times as fast ours is: as sentence-transformers' default, and as its best alike."""
     lines = []
-    for name, report, candidates, rows in runs():
+    for name, report, candidates, rows in runs(machine):
         cells = [name.partition("-")[0], report["lengths"], f"{report['tokens_per_pair']:.0f}", candidates]
         default = next(row for row in rows if row["name"] == "sentence-transformers")
         for int8 in (False, True):
@@ -84,10 +92,10 @@ def summary() -> str:
     return table(head, lines)
 
 
-def headline() -> str:
+def headline(machine: str = ".") -> str:
     """Return documents a second of our fastest, at 20 to 100 candidates, and of sentence-transformers."""
     lines = []
-    for name, report, candidates, rows in runs():
+    for name, report, candidates, rows in runs(machine):
         if not 20 <= int(candidates) <= 100:
             continue
         cells = [name.partition("-")[0], f"{report['tokens_per_pair']:.0f}"]

@@ -26,8 +26,9 @@ def test_quality_is_of_the_model_that_ships(shipped: str) -> None:
     }
 
 
-def test_accuracy_is_of_the_model_that_ships(shipped: str) -> None:
-    report = json.loads((RESULTS / "accuracy.json").read_text())
+@pytest.mark.parametrize("path", sorted(RESULTS.rglob("accuracy.json")), ids=lambda path: path.parent.stem)
+def test_accuracy_is_of_the_model_that_ships(path: Path, shipped: str) -> None:
+    report = json.loads(path.read_text())
     assert (report["model"], report["revision"]) == ("bundled", shipped)
 
 

@@ -132,8 +132,8 @@ class ScorerSettings(_Settings):
             bfloat16 where it measures faster, else float32. `"int8"` (engines openvino and onnx, on
             CPU) is never chosen for you: it changes scores visibly.
         engine: `"openvino"`, `"onnx"` and `"torch"` run the BERT family; `"transformers"` runs any
-            other one-logit sequence classifier. `"auto"`: on CPU OpenVINO if it is installed, else
-            torch; for int8 the faster on this CPU.
+            other one-logit sequence classifier. `"auto"`: on CPU OpenVINO or ONNX Runtime, whichever
+            measured faster on such a CPU, of what is installed, else torch.
         max_length: Tokens of a pair, special tokens included. None: the checkpoint's own limit.
         max_query_tokens: Tokens of the query; a longer one is cut and flagged. None: three quarters
             of `max_length`, so that a document always keeps a quarter.

@@ -41,12 +41,24 @@ def without(monkeypatch: pytest.MonkeyPatch):
     return hide
 
 
-def test_openvino_is_the_default_on_cpu_when_installed(without) -> None:
-    assert chosen() == ("openvino", "auto: fastest on CPU")
-    without("openvino")
+@pytest.mark.parametrize(
+    ("avx512", "first", "second"), [(True, "openvino", "onnx"), (False, "onnx", "openvino")]
+)
+def test_the_default_on_cpu_is_what_is_faster_of_what_is_installed(
+    monkeypatch: pytest.MonkeyPatch, without, avx512: bool, first: str, second: str
+) -> None:
+    monkeypatch.setattr(choice, "has_avx512", lambda: avx512)
+    assert chosen() == (first, "auto: fastest in float32 on such a CPU, of what is installed")
+    without("onnxruntime" if first == "onnx" else "openvino")
     name, why = chosen()
-    assert name == "torch"
-    assert 'pip install "rerank-plugins[openvino]"' in why
+    assert name == second
+    assert f'pip install "rerank-plugins[{first}]"' in why
+    without("openvino", "onnxruntime")
+    assert chosen()[0] == "torch"
+
+
+def test_onnx_is_not_asked_for_a_precision_that_it_never_has() -> None:
+    assert "'onnx'" not in chosen(dtype="bfloat16")[1]
 
 
 def test_other_architectures_go_to_transformers_and_the_reason_is_told() -> None:

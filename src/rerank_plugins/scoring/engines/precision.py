@@ -6,7 +6,7 @@ import time
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody reads
 
-__all__ = ["cpu_dtype", "cuda_dtype", "has_vnni", "tf32_note"]
+__all__ = ["cpu_dtype", "cuda_dtype", "has_avx512", "has_vnni", "tf32_note"]
 
 # A feed-forward matmul of MiniLM on a small batch.
 _TOKENS, _HIDDEN, _INTERMEDIATE = 512, 384, 1536
@@ -43,6 +43,11 @@ def tf32_note() -> str:
     if tf32:
         return "on, by torch.backends.cuda.matmul in this process: float32 is not exact"
     return 'off; torch.set_float32_matmul_precision("high") turns it on for the whole process'
+
+
+def has_avx512() -> bool:
+    """Say whether the CPU computes on 512 bits at once."""
+    return bool(torch.cpu._is_avx512_supported())
 
 
 def has_vnni() -> bool:
