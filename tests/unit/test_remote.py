@@ -29,8 +29,9 @@ from rerank_plugins import (
     ScorerClosedError,
     ScoringError,
 )
+from rerank_plugins.calibration import PLAIN
 from rerank_plugins.scoring.protocol import DetailedScorer
-from rerank_plugins.scoring.remote.dialects import DIALECTS
+from rerank_plugins.scoring.remote.dialects import DIALECTS, _logits
 from tests import rerank_server as faults
 from tests.rerank_server import TRANSIENT, RerankServer, rerank_server, true_logit
 
@@ -52,10 +53,10 @@ def expected(query: str, texts: list[str]) -> list[float]:
 
 
 @DIALECT
-@pytest.mark.parametrize("base", ["", "/", "/v1"])
-async def test_every_dialect_gives_the_servers_scores(dialect: str, base: str, server: RerankServer) -> None:
-    if base == "/v1" and not DIALECTS[dialect].path.startswith(base):  # type: ignore[index]
-        pytest.skip("a path without /v1")
+@pytest.mark.parametrize("given", ["", "/", "start", "whole"])
+async def test_every_dialect_gives_the_servers_scores(dialect: str, given: str, server: RerankServer) -> None:
+    path = DIALECTS[dialect].path  # type: ignore[index]
+    base = {"start": path.rpartition("/")[0], "whole": path}.get(given, given)
     with RemoteScorer(server.url + base, dialect=dialect, model="m") as scorer:
         assert isinstance(scorer, DetailedScorer)
         found = scorer.score(QUERY, TEXTS)
@@ -407,6 +408,15 @@ def test_closing_under_a_call_ends_it(server: RerankServer) -> None:
     assert [type(error) for error in errors] == [ScorerClosedError]
 
 
+def test_a_threshold_of_a_servers_own_probability_keeps_the_document() -> None:
+    scores = [i / 100 for i in range(101)]
+    found = _logits(np.array(scores), "probability")
+    assert found.dtype == np.float32
+    probabilities = PLAIN.apply(found)
+    assert (probabilities >= scores).all()
+    np.testing.assert_allclose(probabilities, scores, atol=1e-7)
+
+
 def test_probabilities_become_logits_that_keep_their_order(server: RerankServer) -> None:
     given_scores = [0.0, 1e-30, 1e-12, 0.1, 0.5, 0.9, 1 - 1e-12, 1 - 2**-53, 1.0]
     server.always = faults.instead(
@@ -417,7 +427,7 @@ def test_probabilities_become_logits_that_keep_their_order(server: RerankServer)
         assert logits[[0, 1, -1]].tolist() == [-40.0, -40.0, 40.0]
         assert (np.diff(logits)[1:] > 0).all()
         ranking = Reranker(scorer).rank(QUERY, TEXTS[:9])
-        assert {r.index: r.score for r in ranking} == pytest.approx(dict(enumerate(given_scores)), abs=1e-8)
+        assert {r.index: r.score for r in ranking} == pytest.approx(dict(enumerate(given_scores)), abs=3e-8)
 
 
 def test_a_reply_that_names_its_scale_is_believed(server: RerankServer) -> None:

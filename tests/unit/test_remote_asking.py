@@ -12,7 +12,7 @@ import pytest
 from rerank_plugins import RemoteError, RemoteScorer
 from rerank_plugins.scoring.remote import hosts as hosts_module
 from rerank_plugins.scoring.remote import transport
-from rerank_plugins.scoring.remote.asking import _join, _message, _retry_after
+from rerank_plugins.scoring.remote.asking import _message, _retry_after, _root
 from rerank_plugins.scoring.remote.hosts import Hosts
 from tests import rerank_server as faults
 from tests.rerank_server import RerankServer, rerank_server, true_logit
@@ -33,11 +33,11 @@ def server() -> Iterator[RerankServer]:
         ("http://a/proxy/v1", "/v1/rerank", "http://a/proxy/v1/rerank"),
         ("http://a/my-v1", "/v1/rerank", "http://a/my-v1/v1/rerank"),
         ("http://a/rerank", "/rerank", "http://a/rerank"),
-        ("http://a/proxy", "/info", "http://a/proxy/info"),
+        ("http://a/proxy", "/rerank", "http://a/proxy/rerank"),
     ],
 )
 def test_a_base_url_may_hold_the_start_of_the_path(base: str, path: str, url: str) -> None:
-    assert _join(base, path) == url
+    assert _root(base, path) + path == url
 
 
 @pytest.mark.parametrize(

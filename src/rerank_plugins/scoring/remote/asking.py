@@ -19,6 +19,7 @@ from tenacity import (
 )
 
 from rerank_plugins.errors import RemoteError
+from rerank_plugins.scoring.remote.dialects import DIALECTS
 from rerank_plugins.scoring.remote.hosts import Hosts
 from rerank_plugins.scoring.remote.settings import RemoteSettings
 from rerank_plugins.scoring.remote.steps import Answer, Deadline, Pause, Send, Steps
@@ -58,7 +59,8 @@ class Asking:
 
     def __init__(self, settings: RemoteSettings) -> None:
         self._settings = settings
-        self._hosts = Hosts(settings.base_urls, settings.cooldown)
+        path = DIALECTS[settings.dialect].path
+        self._hosts = Hosts(tuple(_root(url, path) for url in settings.base_urls), settings.cooldown)
         growing = wait_exponential(multiplier=settings.backoff, max=settings.max_pause)
         self._backoff = growing + wait_random(0, settings.backoff)
 
@@ -102,7 +104,7 @@ class Asking:
         self, method: str, path: str, body: Mapping[str, Any] | None, deadline: Deadline
     ) -> Steps[tuple[str, Answer, Any]]:
         base = self._hosts.pick()
-        url = _join(base, path)
+        url = base + path
         try:
             answer: Answer = yield Send(method, url, body, deadline)
         except httpx.PoolTimeout as error:  # says nothing about the server
@@ -152,14 +154,14 @@ class Asking:
         return f"{answer.status} {short}".strip()
 
 
-def _join(base: str, path: str) -> str:
-    """Put a path below a base URL that may hold the start of it: `.../v1` and `/v1/rerank`."""
+def _root(base: str, path: str) -> str:
+    """Return what a dialect's paths go below, of a base URL that may hold the start of one: `.../v1`."""
     parts = path.strip("/").split("/")
     for count in range(len(parts), 0, -1):
         start = "/" + "/".join(parts[:count])
         if base.endswith(start):
-            return base.removesuffix(start) + path
-    return base + path
+            return base.removesuffix(start)
+    return base
 
 
 def _retry_after(value: str | None) -> float | None:

@@ -125,7 +125,7 @@ def _score(row: Mapping[str, Any], name: str) -> float:
 
 
 def _logits(scores: NDArray[np.float64], scale: Any) -> NDArray[np.float32]:
-    """Turn scores into logits whose sigmoid is the probability that the server gave."""
+    """Turn scores into logits whose sigmoid is the probability that the server gave, or just above it."""
     if scale == "logit":
         return scores.astype(np.float32)
     if scale not in {"probability", "calibrated"}:
@@ -138,9 +138,12 @@ def _logits(scores: NDArray[np.float64], scale: Any) -> NDArray[np.float32]:
             'set scale="logit" if its scores are logits'
         )
         raise BadReplyError(msg)
-    with np.errstate(divide="ignore"):
-        logits = np.log(scores) - np.log1p(-scores)
-    clipped: NDArray[np.float32] = np.clip(logits, -_MAX_LOGIT, _MAX_LOGIT).astype(np.float32)
+    with np.errstate(divide="ignore", over="ignore"):
+        logits = (np.log(scores) - np.log1p(-scores)).astype(np.float32)
+        # Rounded up where float32 has no such number, so that a threshold of just this probability keeps it.
+        below = 1 / (1 + np.exp(-logits.astype(np.float64))) < scores
+    logits = np.where(below, np.nextafter(logits, np.float32(np.inf)), logits)
+    clipped: NDArray[np.float32] = np.clip(logits, -_MAX_LOGIT, _MAX_LOGIT)
     return clipped
 
 

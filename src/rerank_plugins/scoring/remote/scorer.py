@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 # What most callers rerank, in one request that no server needs long for; Cohere bills by as many.
 _MAX_DOCUMENTS = 100
+_NO_SUCH_PATH = frozenset({404, 405})
 
 
 class RemoteScorer:
@@ -190,7 +191,13 @@ class RemoteScorer:
         if self._dialect.limit is None:
             return _MAX_DOCUMENTS
         path, name = self._dialect.limit
-        url, answer, found = yield from self._asking.ask("GET", path, None, deadline)
+        try:
+            url, answer, found = yield from self._asking.ask("GET", path, None, deadline)
+        except RemoteError as error:
+            if error.status not in _NO_SUCH_PATH:
+                raise
+            msg = f"{error}; set max_documents, and it is not asked"
+            raise RemoteError(msg, status=error.status, url=error.url) from error
         limit = found.get(name) if isinstance(found, dict) else None
         if type(limit) is not int or limit < 1:
             msg = f"{url} must say {name}, but got {self._asking.quote(answer)}; set max_documents"
