@@ -34,9 +34,9 @@ def client(cluster: None) -> Iterator[httpx.Client]:
         port = listener.getsockname()[1]
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     options = Options(models="bundled", keys=KEY, min_replicas=2, max_body_bytes=100_000)
-    serve.run(app(options), name="rerank")
+    serve.run(app(options), name="rerank", route_prefix="/search")
     with httpx.Client(
-        base_url=f"http://127.0.0.1:{port}", timeout=60, headers={"Authorization": f"Bearer {KEY}"}
+        base_url=f"http://127.0.0.1:{port}/search", timeout=60, headers={"Authorization": f"Bearer {KEY}"}
     ) as client:
         yield client
     serve.shutdown()

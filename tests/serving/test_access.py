@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 
 from rerank_plugins import CrossEncoderScorer, InvalidInputError, Reranker
 from rerank_plugins.lazy import LazyReranker
@@ -91,6 +92,23 @@ def test_a_keys_file_that_is_none_is_refused_without_showing_it(tmp_path: Path, 
     assert "plain-key" not in str(refused.value)
     with pytest.raises(InvalidInputError, match="missing"):
         Keys.of(ServerSettings(keys_file=tmp_path / "missing"))
+
+
+def test_a_name_of_a_key_of_the_environment_is_refused_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RERANK_SERVER_KEYS", SECRET)
+    path = tmp_path / "keys.txt"
+    path.write_text(new_key("key-1")[1])
+    with pytest.raises(InvalidInputError, match="key-1"):
+        Keys.of(ServerSettings(keys_file=path))
+
+
+def test_an_application_may_be_started_again() -> None:
+    app = create_app(ServerSettings(models=("bundled",), load="lazy"))
+    for _ in range(2):
+        with TestClient(app) as client:
+            assert client.post("/v1/rerank", json=GOOD).status_code == 200
 
 
 def test_short_keys_are_refused_without_showing_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from rerank_plugins import CrossEncoderScorer, Reranker
+from rerank_plugins.serving import admission
 from rerank_plugins.serving.admission import Queue
 from rerank_plugins.serving.app import create_app
 from rerank_plugins.serving.errors import RequestError
@@ -118,6 +119,21 @@ def test_what_would_wait_longer_than_the_client_does_is_refused_at_once() -> Non
             pass
         assert refused.value.headers == {"Retry-After": "5"}, "1,500 are inside, and 5 s are the limit"
     assert queue.tokens == 0
+
+
+@pytest.mark.parametrize("seconds", [0.1, 10.0, 30.0])
+def test_the_pace_does_not_depend_on_how_long_a_request_takes(
+    monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(admission.time, "monotonic", lambda: now[0])
+    queue = Queue(most=10**9, max_wait=5.0, batch_tokens=10)
+    for _ in range(5):
+        with queue.admit(round(1000 * seconds), patience=1.0):
+            now[0] += seconds
+        now[0] += 60  # nothing to do, which counts for nothing
+    # What came last counts in full, and what it took too.
+    assert queue.pace == pytest.approx(1000, rel=0.01)
 
 
 def test_the_pace_is_measured_while_there_is_work(client: httpx.Client, app: FastAPI) -> None:

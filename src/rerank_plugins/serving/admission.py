@@ -84,12 +84,14 @@ class Queue:
         self._check(tokens, patience)
         self._tick()
         self.tokens += tokens
+        done = 0
         try:
             yield
-            self._done += tokens
+            done = tokens
         finally:
-            self._tick()
+            self._tick()  # before they count, or they would fade with the time they took, and it would not
             self.tokens -= tokens
+            self._done += done
 
     def _check(self, tokens: int, patience: float) -> None:
         room = min(self._most, self._reach(min(patience, self._max_wait))) - self.tokens

@@ -61,11 +61,16 @@ class Keys:
         """Read the keys that settings name.
 
         Raises:
-            InvalidInputError: If the keys file cannot be read, or a line is no `name:sha256`.
+            InvalidInputError: If the keys file cannot be read, a line is no `name:sha256`, or it names a
+                `key-N` that is given beside it.
         """
         digests = {f"key-{i}": _digest(key.get_secret_value()) for i, key in enumerate(settings.keys, 1)}
         if settings.keys_file is not None:
-            digests |= _read(settings.keys_file)
+            of_file = _read(settings.keys_file)
+            if twice := sorted(digests.keys() & of_file.keys()):
+                msg = f"{settings.keys_file} must not name {twice}: so keys of the environment are called"
+                raise InvalidInputError(msg)
+            digests |= of_file
         return cls(digests)
 
     def __len__(self) -> int:

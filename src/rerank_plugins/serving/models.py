@@ -42,7 +42,7 @@ class ModelPool:
                 raise InvalidInputError(msg)
         self._loads: dict[str, Future[Reranker]] = {}
         # One at a time: loading fills memory and cores by itself.
-        self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rerank-loader")
+        self._loader = _one_thread()
 
     @classmethod
     def of(cls, rerankers: Mapping[str, Reranker], aliases: Mapping[str, str] | None = None) -> Self:
@@ -129,10 +129,15 @@ class ModelPool:
         return await asyncio.shield(asyncio.wrap_future(load))
 
     def close(self) -> None:
-        """Let go of the models that were loaded here; ready ones are not touched."""
+        """Let go of the models that were loaded here, until the next use; ready ones are not touched."""
         self._loader.shutdown(wait=True, cancel_futures=True)
+        self._loader = _one_thread()  # an application may be started again
         for lazy in self._models.values():
             lazy.close()
+
+
+def _one_thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="rerank-loader")
 
 
 def _spelling(name: str) -> str:

@@ -162,7 +162,8 @@ class Front:
             async with asyncio.timeout(self._seconds):
                 call = Call(
                     request.method,
-                    request.url.path,
+                    # Where Ray puts the application below a prefix, the path has it too.
+                    request.scope["path"].removeprefix(request.scope.get("root_path", "")),
                     request.scope["query_string"],
                     request.headers.raw,
                     await self._read(request),

@@ -145,7 +145,7 @@ class Service:
             raise RequestError(413, "too_large", msg)
         name = self.pool.resolve(requests[0].model)
         reranker = await self.pool.get(name)
-        tokens = sum(estimate(request.query, request.documents, reranker) for request in requests)
+        tokens = sum(estimate(r.query, r.documents, r.limits, reranker) for r in requests)
         if tokens > self.settings.max_request_tokens:
             msg = (
                 f"a request may have {self.settings.max_request_tokens} tokens, but this has about {tokens}; "

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 
 from rerank_plugins.errors import InvalidInputError
-from rerank_plugins.passages import window_scorer
 from rerank_plugins.reranker import Reranker
+from rerank_plugins.scoring.protocol import WindowScorer
 
 __all__ = ["LONGEST_PAIR", "NO_LIMITS", "Limits", "cut", "estimate", "known"]
 
@@ -33,9 +33,10 @@ class Limits:
 
     def bind(self, reranker: Reranker) -> bool:
         """Say whether that is less than the model reads anyway."""
-        longest = known(reranker, "max_length", math.inf)
-        asked = (self.document, self.query, self.pair)
-        return any(limit is not None and limit < longest for limit in asked)
+        longest = known(reranker, "max_length", LONGEST_PAIR)
+        together = longest * _windows(reranker)
+        bounds = ((self.document, together), (self.query, longest), (self.pair, together))
+        return any(limit is not None and limit < bound for limit, bound in bounds)
 
 
 NO_LIMITS = Limits()
@@ -46,18 +47,25 @@ def known(reranker: Reranker, name: str, otherwise: float) -> float:
     return getattr(getattr(reranker.scorer, "info", None), name, 0) or otherwise
 
 
-def estimate(query: str, documents: list[str], reranker: Reranker) -> int:
+def estimate(query: str, documents: list[str], limits: Limits, reranker: Reranker) -> int:
     """Return about how many tokens the model will read."""
     longest = known(reranker, "max_length", LONGEST_PAIR)
-    beside = len(query) // _CHARACTERS_PER_TOKEN + _SPECIAL_TOKENS
-    settings = reranker.settings
-    windows = 1 if settings.long_documents == "truncate" else settings.max_passages or math.inf
+    asked = len(query) // _CHARACTERS_PER_TOKEN
+    beside = (asked if limits.query is None else min(asked, limits.query)) + _SPECIAL_TOKENS
+    # As `cut` leaves of a document.
+    allowed = min(
+        math.inf if limits.document is None else limits.document,
+        math.inf if limits.pair is None else max(limits.pair - beside, 1),
+    )
     room = max(longest - beside, longest // 4)
+    settings, windows = reranker.settings, _windows(reranker)
+    size = room if windows == 1 else min(room, settings.passage_tokens or room)
+    overlap = min(settings.passage_overlap, size // 2)
 
     def pair(document: str) -> float:
-        tokens = len(document) // _CHARACTERS_PER_TOKEN + 1
-        count = min(-(-tokens // room), windows)
-        return min(tokens, count * room) + count * min(beside, longest - room)
+        tokens = min(len(document) // _CHARACTERS_PER_TOKEN + 1, allowed)
+        count = min(1 + max(math.ceil((tokens - size) / (size - overlap)), 0), windows)
+        return min(tokens + (count - 1) * overlap, count * size) + count * min(beside, longest - room)
 
     return int(sum(map(pair, documents)))
 
@@ -68,13 +76,19 @@ def cut(query: str, documents: list[str], limits: Limits, reranker: Reranker) ->
     Raises:
         InvalidInputError: If the scorer knows no tokens, or the limits leave documents nothing.
     """
-    scorer = window_scorer(reranker.scorer, "a limit of tokens for a text")
+    scorer = reranker.scorer
+    if not isinstance(scorer, WindowScorer):
+        msg = "this server cannot count the model's tokens; leave the limit of tokens out"
+        raise InvalidInputError(msg)
+    longest = int(known(reranker, "max_length", LONGEST_PAIR))
 
     def start(texts: list[str], size: int | None, beside: str) -> list[str]:
         if size is None:
             return texts
-        found = scorer.windows(beside, texts, size=size, overlap=0, most=1)
-        return [text[: spans[0][1]] for text, spans in zip(texts, found, strict=True)]
+        # A window holds what fits beside the query: what is longer than one is made of several.
+        windows = -(-size // max(longest - scorer.extents(beside, [])[0].tokens - _SPECIAL_TOKENS, 1))
+        found = scorer.windows(beside, texts, size=size // windows, overlap=0, most=windows)
+        return [text[: spans[-1][1]] for text, spans in zip(texts, found, strict=True)]
 
     (query,) = start([query], limits.query, "")
     size = limits.document
@@ -86,3 +100,9 @@ def cut(query: str, documents: list[str], limits: Limits, reranker: Reranker) ->
             raise InvalidInputError(msg)
         size = room if size is None else min(size, room)
     return query, start(documents, size, query)
+
+
+def _windows(reranker: Reranker) -> float:
+    """Return how many passes over a document the model makes at most."""
+    settings = reranker.settings
+    return 1 if settings.long_documents == "truncate" else settings.max_passages or math.inf
