@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -32,10 +33,24 @@ def test_torchs_own_where_the_kernels_do_not_serve(
 
 def test_torchs_own_without_triton(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
-    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.setitem(sys.modules, "triton.runtime", None)
     chosen, why = choose_operators(CUDA, torch.bfloat16, "gelu")
     assert chosen is PLAIN
     assert "Triton cannot be imported" in why
+
+
+def test_torchs_own_where_triton_cannot_compile(monkeypatch) -> None:
+    class Driver:
+        @property
+        def active(self) -> object:
+            raise RuntimeError("Failed to find C compiler.")  # as Triton 3.6 says
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setitem(sys.modules, "triton", ModuleType("triton"))
+    monkeypatch.setitem(sys.modules, "triton.runtime", SimpleNamespace(driver=Driver()))
+    chosen, why = choose_operators(CUDA, torch.float16, "gelu")
+    assert chosen is PLAIN
+    assert "Failed to find C compiler" in why
 
 
 INTERPRETED = """

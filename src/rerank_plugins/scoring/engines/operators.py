@@ -53,8 +53,11 @@ def _kernels_obstacle(device: torch.device, dtype: torch.dtype, activation: str)
     if not hasattr(torch, "_addmm_activation"):
         return f"torch {torch.__version__} offers no product with an activation"
     try:
-        import triton
+        from triton.runtime import driver
     except ImportError as error:
         return f"Triton cannot be imported ({error})"
-    del triton
+    try:
+        _ = driver.active  # builds a module in C once, as each kernel's launcher does
+    except Exception as error:  # noqa: BLE001 - whatever a compiler that is missing leads to
+        return f"Triton needs a C compiler and Python's headers ({type(error).__name__}: {error})"
     return None
