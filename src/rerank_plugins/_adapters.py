@@ -39,6 +39,7 @@ __all__ = [
     "PASSAGE_KEY",
     "RerankFields",
     "content_passage",
+    "earlier_marks",
     "lazy_reranker",
     "missing_extra",
     "plain_calibration",
@@ -51,6 +52,13 @@ PASSAGE_KEY = "rerank_passage"
 FUSED_KEY = "rerank_fused"
 # ... and, where scoring failed and the order was kept, False and the reason.
 NOT_RERANKED = ("reranked", "rerank_reason")
+
+
+def earlier_marks(metadata: Mapping[str, Any]) -> frozenset[str]:
+    """Return the keys under which an earlier pass may have said something of itself."""
+    ours = {PASSAGE_KEY, FUSED_KEY}
+    # One alone of these two is the user's own.
+    return frozenset(ours | set(NOT_RERANKED) if metadata.keys() >= set(NOT_RERANKED) else ours)
 
 
 def missing_extra(extra: str, error: ImportError) -> MissingExtraError:
@@ -209,5 +217,6 @@ class RerankFields(BaseModel):
     def _adopt(self, changed: Self) -> None:
         """Take over what was made from changed settings."""
         if self._lazy.loaded and changed._lazy.scorer_settings == self._lazy.scorer_settings:
+            changed._lazy.share(self._lazy.get().scorer)
             changed._lazy.get()  # while we still hold the model, so that it is shared and not loaded again
         self._lazy, self._template = changed._lazy, changed._template

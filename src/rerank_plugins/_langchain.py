@@ -5,7 +5,7 @@ from typing import Any
 
 from langchain_core.documents import Document
 
-from rerank_plugins._adapters import FUSED_KEY, NOT_RERANKED, PASSAGE_KEY, content_passage
+from rerank_plugins._adapters import FUSED_KEY, NOT_RERANKED, PASSAGE_KEY, content_passage, earlier_marks
 from rerank_plugins.errors import InvalidInputError, InvalidTypeError
 from rerank_plugins.inputs import shorten
 from rerank_plugins.ranking import Ranking
@@ -108,7 +108,7 @@ def _marks(ranking: Ranking) -> dict[str, Any]:
 
 def _unmarked(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return metadata without what an earlier call said of its order, or of its failure."""
-    marks = {FUSED_KEY, *NOT_RERANKED} if metadata.keys() >= set(NOT_RERANKED) else {FUSED_KEY}
+    marks = earlier_marks(metadata) - {PASSAGE_KEY}  # what was there is kept aside
     return {k: v for k, v in metadata.items() if k not in marks}
 
 

@@ -249,10 +249,17 @@ class CrossEncoderRerank(
         return described
 
     def _get(self) -> Reranker:
+        self._use_kept()
         return self._keep(self._lazy.get())
 
     async def _aget(self) -> Reranker:
+        self._use_kept()
         return self._keep(await self._lazy.aget())
+
+    def _use_kept(self) -> None:
+        scorer = self._kept.scorer if self._kept is not None else None
+        if scorer is not None and not getattr(scorer, "closed", False):
+            self._lazy.share(scorer)
 
     def _keep(self, reranker: Reranker) -> Reranker:
         if self._kept is not None:
@@ -332,7 +339,7 @@ class _Kept:
     """What objects with equal settings share: the scorer that one of them loaded.
 
     LangChain makes a new object for each call that is configured at run time (`configurable_fields`).
-    Without this, such a call would load the model and free it again.
+    Without this, such a call would load the model and free it again, or connect to a server anew.
     """
 
     def __init__(self, settings: ScorerSettings | RemoteSettings) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.reranker import Reranker
+from rerank_plugins.scoring import family
 from rerank_plugins.scoring.protocol import Scorer
 from rerank_plugins.scoring.remote.settings import RemoteSettings
 from rerank_plugins.settings import RerankSettings, ScorerSettings
@@ -53,7 +54,7 @@ class LazyReranker:
         self._owned = scorer is None and reranker is None
         self.scorer_settings = _scorer_settings(**(scorer_options or {}))
         if reranker is not None:
-            self._ready = Reranker(reranker.scorer, settings=reranker.settings, **options)
+            self._ready = reranker.with_settings(**options) if options else reranker
         elif scorer is not None:
             self._ready = Reranker(scorer, **options)
         self.settings = self._ready.settings if self._ready else RerankSettings(**options)
@@ -69,7 +70,12 @@ class LazyReranker:
         info = getattr(self._ready.scorer, "info", None) if self._ready else None
         if info is None and self._ready is not None:
             return type(self._ready.scorer).__name__
-        return self.scorer_settings.model or "unknown" if info is None else str(info.model)
+        if info is not None:
+            return str(info.model)
+        name = self.scorer_settings.model or "unknown"
+        # As the loaded model will say.
+        known = family.find(name) if isinstance(self.scorer_settings, ScorerSettings) else None
+        return known.id if known else name
 
     def get(self) -> Reranker:
         """Return the reranker, loading its model first if need be.
@@ -81,6 +87,15 @@ class LazyReranker:
             if self._ready is None:
                 self._ready = Reranker.from_settings(self.scorer_settings, self.settings)
             return self._ready
+
+    def share(self, scorer: Scorer) -> None:
+        """Ask a server through a scorer that was made from equal settings, instead of connecting anew.
+
+        Models that run here are shared in any case, and in a forked child they are not.
+        """
+        with self._lock:
+            if self._ready is None and isinstance(self.scorer_settings, RemoteSettings):
+                self._ready = Reranker(scorer, settings=self.settings)
 
     async def aget(self) -> Reranker:
         """Return the reranker like `get`, loading in a thread so that the event loop runs on."""
@@ -118,8 +133,13 @@ def _scorer_settings(remote: Any = None, **options: Any) -> ScorerSettings | Rem
     """Return settings of a model here, or of a server."""
     if remote is None:
         return ScorerSettings(**options)
-    named = {"model": options.pop("model")} if "model" in options else {}
+    given = dict(remote) if isinstance(remote, Mapping) else {"base_urls": remote}
+    if "model" in options:
+        model = options.pop("model")
+        if given.setdefault("model", model) != model:
+            msg = f"model must be one name, but got {model!r}, and {given['model']!r} in remote; give one"
+            raise InvalidInputError(msg)
     if options:
         msg = f"{', '.join(sorted(options))} cannot be set for a server; set it there, or leave remote out"
         raise InvalidInputError(msg)
-    return RemoteSettings(**named, **(remote if isinstance(remote, Mapping) else {"base_urls": remote}))
+    return RemoteSettings(**given)

@@ -11,6 +11,7 @@ from rerank_plugins._adapters import (
     PASSAGE_KEY,
     RerankFields,
     content_passage,
+    earlier_marks,
     missing_extra,
 )
 from rerank_plugins.errors import InvalidInputError
@@ -32,10 +33,6 @@ __all__ = ["CrossEncoderRerank", "CrossEncoderRerankEndEvent"]
 dispatcher = get_dispatcher(__name__)
 
 RETRIEVAL_SCORE = "retrieval_score"
-# What one pass says about itself; the next pass says it anew.
-MARKS = frozenset({*NOT_RERANKED, PASSAGE_KEY, FUSED_KEY})
-# Never part of the text that is scored, whatever the metadata mode.
-OURS = MARKS | {RETRIEVAL_SCORE}
 
 
 class CrossEncoderRerankEndEvent(ReRankEndEvent):
@@ -160,8 +157,10 @@ class CrossEncoderRerank(RerankFields, BaseNodePostprocessor):
 
     def _scored(self, node: BaseNode) -> "_Scored":
         """Return the text of a node that is scored, and where the node's own text begins in it."""
-        if node.metadata.keys() & OURS:
-            node = node.model_copy(update={"metadata": _without(node.metadata, OURS)})
+        # Never part of the text that is scored, whatever the metadata mode.
+        ours = earlier_marks(node.metadata) | {RETRIEVAL_SCORE}
+        if node.metadata.keys() & ours:
+            node = node.model_copy(update={"metadata": _without(node.metadata, ours)})
         content = node.get_content(MetadataMode.NONE)
         if self._template is not None:
             rendered = self._template.render(content, node.metadata)
@@ -271,7 +270,8 @@ def _annotate(node: BaseNode, notes: dict[str, Any]) -> BaseNode:
 
     The node itself if there is nothing to change.
     """
-    if not notes and not node.metadata.keys() & MARKS:
+    marks = earlier_marks(node.metadata)
+    if not notes and not node.metadata.keys() & marks:
         return node
 
     def and_ours(keys: list[str]) -> list[str]:
@@ -279,7 +279,7 @@ def _annotate(node: BaseNode, notes: dict[str, Any]) -> BaseNode:
 
     return node.model_copy(
         update={
-            "metadata": _without(node.metadata, MARKS) | notes,
+            "metadata": _without(node.metadata, marks) | notes,
             "excluded_embed_metadata_keys": and_ours(node.excluded_embed_metadata_keys),
             "excluded_llm_metadata_keys": and_ours(node.excluded_llm_metadata_keys),
         }

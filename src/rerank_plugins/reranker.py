@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from copy import copy
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -128,9 +129,12 @@ class Reranker:
             trace_content=trace_content,
         )
         self.settings = RerankSettings(**options) if settings is None else _override(settings, options)
+        self._check()
+
+    def _check(self) -> None:
         if self.settings.long_documents == "max_passage":
-            window_scorer(scorer, 'long_documents="max_passage"')
-        _warn_of_another_model(scorer, self.settings.calibration)
+            window_scorer(self.scorer, 'long_documents="max_passage"')
+        _warn_of_another_model(self.scorer, self.settings.calibration)
 
     @classmethod
     def from_settings(
@@ -150,6 +154,17 @@ class Reranker:
         from rerank_plugins.scoring.cross_encoder import CrossEncoderScorer
 
         return cls(CrossEncoderScorer(settings=scorer_settings), settings=rerank_settings)
+
+    def with_settings(self, **options: Any) -> Self:
+        """Return a copy that differs in some fields of `RerankSettings`, on the same scorer.
+
+        Raises:
+            InvalidInputError: If a setting is invalid.
+        """
+        changed = copy(self)  # of a subclass too, whose `__init__` may take something else
+        changed.settings = _override(self.settings, options)
+        changed._check()
+        return changed
 
     def rank(
         self,

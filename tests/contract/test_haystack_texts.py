@@ -115,6 +115,8 @@ def test_a_second_pass_equals_the_first_and_old_marks_go() -> None:
     assert "reranked" not in again.meta
     assert "rerank_reason" not in again.meta
     assert failed.meta["reranked"] is False
+    mine = Document(content="Goethe wrote Faust.", meta={"reranked": "by the editor"})
+    assert ranker.run(QUERY, [mine])["documents"][0].meta["reranked"] == "by the editor"
 
 
 def test_long_document_settings_survive_yaml() -> None:

@@ -231,6 +231,11 @@ async def test_kept_order_is_marked_and_out_of_the_prompt() -> None:
     assert "rerank" not in out[0].node.get_content(MetadataMode.LLM)
     again = CrossEncoderRerank(scorer=Spy()).postprocess_nodes(out, query_str=QUERY)
     assert all("reranked" not in node.metadata for node in again), "the marks are of the pass that failed"
+    mine = TextNode(text="Goethe wrote Faust.", metadata={"reranked": "by the editor"})
+    spy = Spy()
+    (kept,) = CrossEncoderRerank(scorer=spy).postprocess_nodes([NodeWithScore(node=mine)], query_str=QUERY)
+    assert kept.metadata["reranked"] == "by the editor"
+    assert "by the editor" in spy.texts[0], "one of the two alone is the user's own"
 
 
 def test_importing_the_adapter_loads_no_other_framework_and_no_torch() -> None:

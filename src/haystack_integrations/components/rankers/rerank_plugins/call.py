@@ -8,7 +8,7 @@ from typing import Any
 from haystack import Document
 from haystack.tracing.tracer import tracer
 
-from rerank_plugins._adapters import FUSED_KEY, NOT_RERANKED, PASSAGE_KEY, content_passage
+from rerank_plugins._adapters import FUSED_KEY, NOT_RERANKED, PASSAGE_KEY, content_passage, earlier_marks
 from rerank_plugins.errors import InvalidTypeError
 from rerank_plugins.inputs import shorten
 from rerank_plugins.ranking import RankedDocument, Ranking
@@ -16,9 +16,6 @@ from rerank_plugins.reranker import Reranker
 from rerank_plugins.template import RenderedDocument
 
 __all__ = ["RankerCall", "check_documents"]
-
-# What we write into meta; an earlier pass's is never carried on.
-_OUR_META = frozenset({PASSAGE_KEY, FUSED_KEY, *NOT_RERANKED})
 
 
 class RankerCall:
@@ -72,10 +69,11 @@ class RankerCall:
 
     def _document(self, ranked: RankedDocument, ranking: Ranking) -> Document:
         document = self.documents[ranked.index]
-        meta = {key: value for key, value in document.meta.items() if key not in _OUR_META}
+        marks = earlier_marks(document.meta)
+        meta = {key: value for key, value in document.meta.items() if key not in marks}
         if not ranking.reranked:
-            marks = zip(NOT_RERANKED, (False, ranking.reason), strict=True)
-            return replace(document, meta=meta | dict(marks))
+            failed = zip(NOT_RERANKED, (False, ranking.reason), strict=True)
+            return replace(document, meta=meta | dict(failed))
         start = self.rendered[ranked.index].content_start
         passage = content_passage(ranked.passage, start, len(document.content or ""))
         if passage is not None:
