@@ -99,7 +99,10 @@ def check(topics: Topics, system: System, relevant_from: int) -> float:
     qrels = [Qrel(topic.id, document, grade) for topic in topics for document, grade in topic.grades.items()]
     run, places = [], []
     for topic in topics:
-        pairs = zip(system.logits[topic.id], topic.candidates, strict=False)
+        logits = system.logits[topic.id]
+        # What is not reranked stays below, in its order.
+        below = [min(logits) - i for i in range(1, len(topic.candidates) - len(logits) + 1)]
+        pairs = zip([*logits, *below], topic.candidates, strict=True)
         for place, (logit, candidate) in enumerate(sorted(pairs, key=lambda pair: -pair[0])):
             run.append(ScoredDoc(topic.id, candidate.id, logit))
             places.append(ScoredDoc(topic.id, candidate.id, -place))

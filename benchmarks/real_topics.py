@@ -37,7 +37,8 @@ def main(
     with output.open("w", encoding="utf-8") as file:
         for i in range(whole):
             documents = passages[i * candidates : (i + 1) * candidates]
-            file.write(json.dumps({"query": queries[i], "documents": documents}, ensure_ascii=False) + "\n")
+            topic = {"query": queries[i % len(queries)], "documents": documents}
+            file.write(json.dumps(topic, ensure_ascii=False) + "\n")
     typer.echo(f"{whole} topics of {candidates} documents in {output}")
 
 

@@ -63,6 +63,22 @@ def teacher_figures(work: Path, queries: int) -> dict[str, float]:
     return by_source(tests, [torch.tensor(row["teacher"]) for row in tests])
 
 
+def read_table(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the table so far, or one of nothing but the facts that all its figures share.
+
+    Raises:
+        typer.BadParameter: If there are figures that were measured with others.
+    """
+    if not path.exists():
+        return facts
+    table: dict[str, Any] = json.loads(path.read_text())
+    before = {name: table.get(name) for name in facts}
+    if before != facts:
+        msg = f"{path} must be of {facts}, but is of {before}; give another --output"
+        raise typer.BadParameter(msg)
+    return table
+
+
 def main(
     config: Annotated[Path, typer.Option(help="Settings.")] = Path("training/config.toml"),
     work: Annotated[Path, typer.Option(help="Work folder of run.py.")] = Path("training/work"),
@@ -71,7 +87,7 @@ def main(
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     device: Annotated[str, typer.Option(help="Where they train: cpu or cuda.")] = "cpu",
     only: Annotated[str, typer.Option(help="Names of variants, by comma; all by default.")] = "",
-    output: Annotated[Path, typer.Option(help="Where to write the table.")] = Path("training/ablations.json"),
+    output: Annotated[Path | None, typer.Option(help="The table; default: WORK/ablations.json.")] = None,
 ) -> None:
     """Train every variant and write its held-out nDCG@10."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -79,19 +95,23 @@ def main(
     lists = lists or settings.train.lists
     short = replace(settings.train, steps=steps, lists=lists, evaluate_every=10**9, decay=0.5)
     settings = replace(settings, train=short)
-    table: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
+    facts = {"steps": steps, "lists": lists, "device": device, "queries": short.evaluate_queries}
+    output = output or work / "ablations.json"
+    table = read_table(output, facts)
     table["teacher"] = teacher_figures(work, short.evaluate_queries)
     runs = [(name, variant, None) for name, variant in variants(settings).items()]
     runs += [(f"without {source}", settings, source) for source in settings.prepare.queries]
     for name, variant, without in runs:
-        if name in table or (only and name not in only.split(",")):
+        if only and name not in only.split(","):
+            continue
+        if name in table:
+            logger.info("%s is in %s already; take it out there to measure it anew", name, output)
             continue
         folder = work / "ablations" / name.replace(" ", "-")
         lists_for(variant, settings, without, work, folder)
         table[name] = make_trainer(folder, folder, variant, threads, device).run()
         shutil.rmtree(folder)
-        facts = {"steps": steps, "lists": lists, "device": device, "queries": short.evaluate_queries}
-        output.write_text(json.dumps(facts | table, indent=2) + "\n")
+        output.write_text(json.dumps(table, indent=2) + "\n")
         logger.info("%s: %s", name, table[name])
 
 

@@ -85,6 +85,14 @@ def read_documents(path: Path, seed: int) -> Iterator[Document]:
         yield Document(passages, questions)
 
 
+def hold_some_out(queries: list[dict[str, Any]]) -> None:
+    """Hold out a labelled query, and those with the same positives, where chance has chosen none."""
+    labelled = [row for row in queries if row["positives"]]
+    if not any(row["held_out"] for row in labelled):
+        for row in labelled:
+            row["held_out"] = not set(row["positives"]).isdisjoint(labelled[0]["positives"])
+
+
 def settings_for(start: str, queries: int, steps: int | None, max_tokens: int, seed: int) -> Config:
     """Return the settings of an adaptation: about two epochs unless told."""
     defaults = TrainConfig()
@@ -127,13 +135,14 @@ def main(
     work = output / "training"
     work.mkdir(parents=True, exist_ok=True)
     passages, queries = collect(sources, PrepareConfig(per_document=2, held_out=HELD_OUT), seed)
+    hold_some_out(queries)
     write_rows(work / "passages.jsonl", passages)
     write_rows(work / "queries.jsonl", queries)
     learning = sum(not row["held_out"] for row in queries)
     settings = settings_for(start, learning, steps, max_tokens, seed)
     teach(work, settings.teach, seed, threads)
     trainer = make_trainer(work, work, settings, threads, device)
-    before: dict[str, Any] = trainer.evaluate()
+    before: dict[str, Any] = trainer.evaluate()  # of the start, also after an interruption: run() resumes
     after = trainer.run()
     export(work / "model", work, output)
     (output / "held-out.json").write_text(json.dumps({"before": before, "after": after}, indent=2) + "\n")

@@ -16,10 +16,8 @@ from typing import Annotated, Any
 import torch
 import typer
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
 from torch import Tensor
 
-from encoder import encoder_folder
 from files import read_rows
 from rerank_plugins import CrossEncoderScorer
 
@@ -63,15 +61,6 @@ def write(weights: dict[str, Tensor], source: Path, output: Path) -> None:
     (output / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def write_tokenizer(output: Path) -> None:
-    """Copy the encoder's tokenizer without the truncation and padding its file brings along."""
-    tokenizer = Tokenizer.from_file(str(encoder_folder() / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    tokenizer.save(str(output / "tokenizer.json"), pretty=False)
-    shutil.copy(encoder_folder() / "tokenizer_config.json", output / "tokenizer_config.json")
-
-
 def calibrate(model: Path, lists: list[dict[str, Any]], passages: list[str]) -> tuple[float, float]:
     """Fit sigmoid(a * logit + b) to held-out positives and negatives; return a and b.
 
@@ -104,7 +93,8 @@ def export(model: Path, work: Path, output: Path) -> None:
     """Calibrate on held-out queries of `work`, quantise, write."""
     weights = load_file(model / "model.safetensors")
     write(weights, model, output)
-    write_tokenizer(output)
+    for path in model.glob("tokenizer*.json"):
+        shutil.copy(path, output)
     passages = [row["text"] for row in read_rows(work / "passages.jsonl")]
     lists = [row for row in read_rows(work / "lists.jsonl") if row["held_out"] and row["labelled"]]
     if lists:

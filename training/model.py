@@ -1,13 +1,13 @@
 """The model that trains: where it starts, what of it learns, its tokenizer."""
 
-import json
+import shutil
 from pathlib import Path
 
 from tokenizers import Tokenizer
 from transformers import BertConfig, BertForSequenceClassification
 
 from encoder import encoder_folder
-from rerank_plugins import ScorerSettings
+from rerank_plugins import ModelFormatError, ScorerSettings
 from rerank_plugins.scoring.loading import find_model, load_weights
 
 
@@ -19,6 +19,9 @@ def start_model(start: str, layers: int, frozen: int) -> BertForSequenceClassifi
             encoder with a new head.
         layers: How many layers to keep, from below; 0 for all.
         frozen: How many of them do not learn.
+
+    Raises:
+        ModelFormatError: If the start model is no BERT cross-encoder.
     """
     model = _load(start)
     if layers:
@@ -38,19 +41,43 @@ def _load(start: str) -> BertForSequenceClassification:
             encoder_folder(), num_labels=1, **off
         )
         return model
-    folder = Path(start) if Path(start).is_dir() else find_model(ScorerSettings(model=start)).folder
-    config = json.loads((folder / "config.json").read_text())
-    model = BertForSequenceClassification(BertConfig(**(config | off | {"num_labels": 1})))
-    model.load_state_dict(load_weights(folder), strict=False)  # old checkpoints also hold position ids
+    found = find_model(ScorerSettings(model=start))
+    kind = found.config.get("model_type")
+    if kind != "bert":
+        msg = f"the model to start from must be of type 'bert', but {start} is of {kind!r}"
+        raise ModelFormatError(msg)
+    model = BertForSequenceClassification(BertConfig(**(dict(found.config) | off | {"num_labels": 1})))
+    # Not strict: old checkpoints also hold position ids.
+    missing = model.load_state_dict(load_weights(found.folder), strict=False).missing_keys
+    if missing:
+        msg = f"the weights in {found.folder} must be a BERT classifier's, but lack {', '.join(missing[:3])}"
+        raise ModelFormatError(msg)
     return model
 
 
 def load_tokenizer(start: str, max_tokens: int) -> Tokenizer:
     """Return the start model's tokenizer, cutting only passages, without padding."""
-    file = Path(start) / "tokenizer.json"
-    if start and not Path(start).is_dir():
-        file = find_model(ScorerSettings(model=start)).folder / "tokenizer.json"
-    tokenizer = Tokenizer.from_file(str(file if file.exists() else encoder_folder() / "tokenizer.json"))
+    _, tokenizer = _find_tokenizer(start)
     tokenizer.enable_truncation(max_tokens, strategy="only_second")
-    tokenizer.no_padding()
     return tokenizer
+
+
+def write_tokenizer(start: str, output: Path) -> None:
+    """Write the start model's tokenizer, which cuts nothing, and what its folder says of it."""
+    folder, tokenizer = _find_tokenizer(start)
+    tokenizer.save(str(output / "tokenizer.json"), pretty=False)
+    options = folder / "tokenizer_config.json"
+    if options.exists():
+        shutil.copy(options, output)
+
+
+def _find_tokenizer(start: str) -> tuple[Path, Tokenizer]:
+    """Return the start model's folder, and its tokenizer without truncation and padding."""
+    if start:
+        found = find_model(ScorerSettings(model=start))
+        return found.folder, found.tokenizer
+    folder = encoder_folder()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return folder, tokenizer

@@ -7,6 +7,8 @@ label still teaches. The learning rate warms up, stays, and falls to zero in the
 run with more steps goes on.
 """
 
+import hashlib
+import json
 import logging
 import random
 import time
@@ -26,7 +28,7 @@ from bert import Stream, cross_encode, half_precision, in_threads, score_pairs
 from config import Config, TrainConfig
 from files import read_rows
 from measure import by_source, choose_held_out
-from model import load_tokenizer, start_model
+from model import load_tokenizer, start_model, write_tokenizer
 
 logger = logging.getLogger("train")
 
@@ -99,6 +101,7 @@ class Trainer:
     output: Path
     threads: int
     device: torch.device
+    inputs: str
     step: int = 0
 
     def __post_init__(self) -> None:
@@ -168,18 +171,22 @@ class Trainer:
             "step": self.step,
             "fell": falling(self.step - 1, self.config.train),
             "steps": self.config.train.steps,
+            "inputs": self.inputs,
         }
         path = self.output / name
         torch.save(state, path.with_suffix(".partial"))
         path.with_suffix(".partial").replace(path)
 
     def resume(self) -> None:
-        """Go on from the last checkpoint that serves this many steps, if there is one."""
+        """Go on from the last checkpoint of these inputs that serves this many steps, if there is one."""
         for name in ("checkpoint.pt", "stable.pt"):
             path = self.output / name
             if not path.exists():
                 continue
             state = torch.load(path, weights_only=True, map_location=self.device)
+            if state.get("inputs") != self.inputs:
+                logger.warning("not going on from %s, which is of other texts, start or seed", path)
+                continue
             if state["fell"] and state["steps"] != self.config.train.steps:
                 continue  # its rate fell for another end
             self.model.load_state_dict(state["model"])
@@ -189,7 +196,8 @@ class Trainer:
             return
 
     def run(self) -> dict[str, float]:
-        """Take the remaining steps; return the last figures."""
+        """Take the steps that remain, from the last checkpoint if there is one; return the last figures."""
+        self.resume()
         settings = self.config.train
         average, pairs, started, saved = 0.0, 0, time.monotonic(), time.monotonic()
         for groups in ahead(self.groups, self.step, settings.steps):
@@ -210,6 +218,7 @@ class Trainer:
                 saved = time.monotonic()
         self.save("checkpoint.pt")
         self.model.save_pretrained(self.output / "model")
+        write_tokenizer(settings.start, self.output / "model")
         return self.evaluate()
 
 
@@ -226,6 +235,13 @@ def ahead(make: Callable[[int], Any], first: int, end: int) -> Iterator[Any]:
             yield ready.result()
 
 
+def fingerprint(passages: list[str], lists: list[dict[str, Any]], config: Config) -> str:
+    """Return what tells inputs apart, without the teacher's figures, whose last digits may change."""
+    asked = [(row["query"], row["held_out"], row["passages"]) for row in lists]
+    inputs = json.dumps([passages, asked, config.train.start, config.seed])
+    return hashlib.sha256(inputs.encode()).hexdigest()
+
+
 def make_trainer(
     work: Path,
     output: Path,
@@ -233,10 +249,10 @@ def make_trainer(
     threads: int,
     device: str = "cpu",
 ) -> Trainer:
-    """Return a trainer on the lists in `work` that writes into `output`, where it goes on if it can.
+    """Return a trainer on the lists in `work` that writes into `output`.
 
     Raises:
-        ValueError: If there are not even lists for one step.
+        ValueError: If there are not even lists for one step, or none to measure with.
     """
     settings = config.train
     torch.manual_seed(config.seed)  # the new head's weights
@@ -246,16 +262,20 @@ def make_trainer(
     if sum(not row["held_out"] for row in lists) < settings.lists:
         msg = f"{work / 'lists.jsonl'} must have {settings.lists} lists to learn from: give more data"
         raise ValueError(msg)
-    trainer = Trainer(
+    tests = choose_held_out(lists, settings.evaluate_queries)
+    if not tests:
+        msg = f"{work / 'lists.jsonl'} must have a labelled list that is held out: give more data"
+        raise ValueError(msg)
+    passages = [row["text"] for row in read_rows(work / "passages.jsonl")]
+    return Trainer(
         model=start_model(settings.start, settings.layers, settings.frozen).train().to(device),
         tokenizer=load_tokenizer(settings.start, settings.max_tokens),
-        passages=[row["text"] for row in read_rows(work / "passages.jsonl")],
+        passages=passages,
         lists=[row for row in lists if not row["held_out"]],
-        tests=choose_held_out(lists, settings.evaluate_queries),
+        tests=tests,
         config=config,
         output=output,
         threads=threads if device == "cpu" else 1,
         device=torch.device(device),
+        inputs=fingerprint(passages, lists, config),
     )
-    trainer.resume()
-    return trainer

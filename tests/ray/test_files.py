@@ -14,9 +14,9 @@ from pyarrow import fs
 
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.labelling import label
-from rerank_plugins.labelling.job import Columns, measure
+from rerank_plugins.labelling.job import Columns, Job, ModelPrint, json_schema, measure
 from rerank_plugins.labelling.store import InputFile, Store, find_inputs
-from rerank_plugins.labelling.tables import TableRows, count_lines, read_lines, read_table
+from rerank_plugins.labelling.tables import TableRows, count_lines, read_lines, read_table, sample_lines
 from rerank_plugins.settings import ScorerSettings
 
 LOCAL = fs.LocalFileSystem()
@@ -37,6 +37,33 @@ def test_every_line_is_in_one_shard(tmp_path: Path, every: int, packed: bool, en
     parts = [read_lines(LOCAL, path, *offsets[i : i + 2], first) for i, first in enumerate(firsts)]
     assert [row for part in parts for row in part.rows] == rows
     assert [line for part in parts for line in part.lines] == list(range(1, 11))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("size", [10, 10**6])
+def test_columns_are_those_of_the_first_thousand_rows_whatever_the_shards(
+    tmp_path: Path, packed: bool, size: int
+) -> None:
+    pair = {"query": "q", "document": "d"}
+    rows = [*[pair] * 999, pair | {"late": 1}]
+    text = "\n" + "".join(json.dumps(row) + "\n" for row in rows) + "{ no further is it read\n"
+    path = str(tmp_path / ("rows.jsonl.gz" if packed else "rows.jsonl"))
+    Path(path).write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    assert sample_lines(LOCAL, path) == rows
+    file = InputFile(path, path, 0, 0)
+    job = Job(
+        sources=measure([file], Columns(), size),
+        columns=Columns(),
+        to="parquet",
+        rows_per_shard=size,
+        scorer=ModelPrint(
+            model="m", revision=None, weights="", dtype="", engine="", max_length=512, max_query_tokens=64
+        ),
+    )
+    assert job.rows == 1_002
+    schema = json_schema(job, [file])
+    assert schema is not None
+    assert schema.names == ["query", "document", "late"]
 
 
 @pytest.mark.parametrize("size", [1, 4, 7, 30])

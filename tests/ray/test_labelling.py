@@ -17,6 +17,8 @@ import pytest
 from rerank_plugins import CrossEncoderScorer
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.labelling import LabelReport, label
+from rerank_plugins.labelling.cluster import Pool
+from rerank_plugins.settings import ScorerSettings
 
 Rows = list[dict[str, Any]]
 
@@ -148,3 +150,20 @@ def test_jsonl_becomes_parquet_of_one_schema(tmp_path: Path, cluster: None, tiny
         file.write("\n")
     with pytest.raises(InvalidInputError, match=r"input .*a\.jsonl changed since"):
         label(tmp_path / "in", tmp_path / "out", model=str(tiny), **again)
+
+
+def test_a_worker_that_will_never_fit_is_refused(
+    cluster: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = ScorerSettings(model="bundled", device="cpu")
+    for cpus, gpus in ((5, None), (1, 99)):
+        message = rf"has 4 CPUs and \d+ GPUs, but got cpus={cpus} and gpus={gpus or 0}; ask for no more"
+        with pytest.raises(InvalidInputError, match=message):
+            Pool.of(None, None, cpus, gpus, settings)
+    assert not caplog.text
+    assert Pool.of(6, None, 1, None, settings).least == 6
+    assert "there is room for 4 of 6 workers now" in caplog.text
+    # A cluster may grow.
+    monkeypatch.setattr("rerank_plugins.labelling.cluster._started_here", lambda: False)
+    assert Pool.of(None, None, 5, None, settings).least == 1
+    assert "there is room for 0 of 1 workers now" in caplog.text

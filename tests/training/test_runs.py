@@ -1,19 +1,24 @@
 """Whole runs, small: training that is interrupted, and adapting to a domain."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import typer
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 import ablate
 import adapt
 import train
 from config import Config, PrepareConfig, TeachConfig, TrainConfig
 from files import read_rows, write_rows
+from model import start_model
 from prepare import collect
-from rerank_plugins import CrossEncoderScorer
+from rerank_plugins import CrossEncoderScorer, ModelFormatError
 from teach import teach
 from train import make_trainer
 
@@ -78,6 +83,9 @@ def test_an_interrupted_run_ends_where_the_whole_run_ends(work: Path, tmp_path: 
         first.learn(first.groups(step))
     first.save("checkpoint.pt")
     second = make_trainer(work, tmp_path / "parts", SETTINGS, threads=2)
+    for name, tensor in second.model.state_dict().items():
+        assert torch.equal(tensor, start[name]), "measured now, it is as before training"
+    second.resume()
     assert second.step == 2
     second.run()
     ends = weights(tmp_path / "whole"), weights(tmp_path / "parts")
@@ -111,7 +119,49 @@ def test_more_steps_go_on_from_before_the_rate_fell(work: Path, tmp_path: Path) 
     make_trainer(work, tmp_path, SETTINGS, threads=2).run()
     more = replace(SETTINGS, train=replace(SETTINGS.train, steps=12))
     trainer = make_trainer(work, tmp_path, more, threads=2)
+    trainer.resume()
     assert trainer.step == torch.load(tmp_path / "stable.pt", weights_only=True)["step"] == 4
+
+
+def test_a_checkpoint_of_other_inputs_is_not_gone_on_from(
+    work: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = make_trainer(work, tmp_path, SETTINGS, threads=2)
+    first.learn(first.groups(0))
+    first.save("checkpoint.pt")
+    other = tmp_path / "other"
+    other.mkdir()
+    write_rows(other / "passages.jsonl", [{"text": "New."}, *read_rows(work / "passages.jsonl")[1:]])
+    shutil.copy(work / "lists.jsonl", other)
+    for data, settings in ((other, SETTINGS), (work, replace(SETTINGS, seed=2))):
+        trainer = make_trainer(data, tmp_path, settings, threads=2)
+        trainer.resume()
+        assert trainer.step == 0
+        assert "checkpoint.pt, which is of other texts, start or seed" in caplog.text
+        caplog.clear()
+    same = make_trainer(work, tmp_path, SETTINGS, threads=2)
+    same.resume()
+    assert same.step == 1
+
+
+def test_lists_that_nothing_can_be_measured_with_are_refused(work: Path, tmp_path: Path) -> None:
+    rows = read_rows(work / "lists.jsonl")
+    write_rows(tmp_path / "lists.jsonl", (row | {"held_out": False} for row in rows))
+    with pytest.raises(ValueError, match="must have a labelled list that is held out"):
+        make_trainer(tmp_path, tmp_path, SETTINGS, threads=2)
+
+
+def test_only_a_whole_bert_cross_encoder_is_started_from(tmp_path: Path, tiny: Path) -> None:
+    other = shutil.copytree(tiny, tmp_path / "other")
+    config = json.loads((tiny / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"model_type": "electra"}))
+    with pytest.raises(ModelFormatError, match=r"must be of type 'bert', but .* is of 'electra'"):
+        start_model(str(other), layers=0, frozen=0)
+    headless = shutil.copytree(tiny, tmp_path / "headless")
+    kept = {n: w for n, w in load_file(tiny / "model.safetensors").items() if not n.startswith("classifier")}
+    save_file(kept, headless / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelFormatError, match=r"headless must be .*, but lack classifier\.weight"):
+        start_model(str(headless), layers=0, frozen=0)
 
 
 def test_a_model_adapts_to_pairs_and_documents(tmp_path: Path) -> None:
@@ -131,6 +181,36 @@ def test_a_model_adapts_to_pairs_and_documents(tmp_path: Path) -> None:
     assert not (tmp_path / "model" / "training").exists()
 
 
+def test_an_adapted_model_keeps_its_own_vocabulary(tmp_path: Path, tiny: Path) -> None:
+    start = shutil.copytree(tiny, tmp_path / "start")
+    (start / "tokenizer.json").unlink()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "price", *NOUNS, *map(str.lower, PLACES)]
+    (start / "vocab.txt").write_text("\n".join(words))
+    pairs = write_pairs(tmp_path / "pairs.jsonl", NOUNS[:3])
+    adapt.main(tmp_path / "model", pairs=pairs, start=str(start), steps=1, max_tokens=48, threads=2)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "model" / "tokenizer.json"))
+    assert tokenizer.get_vocab() == {word: number for number, word in enumerate(words)}
+    assert tokenizer.truncation is tokenizer.padding is None
+    options = [folder / "tokenizer_config.json" for folder in (start, tmp_path / "model")]
+    assert options[0].read_text() == options[1].read_text()
+
+
+def test_few_pairs_of_which_chance_holds_out_none(tmp_path: Path, tiny: Path) -> None:
+    pairs = write_pairs(tmp_path / "pairs.jsonl", NOUNS[:3])
+    config = PrepareConfig(held_out=adapt.HELD_OUT)
+
+    def chosen(seed: int) -> list[bool]:
+        return [row["held_out"] for row in collect({"pairs": adapt.read_pairs(pairs)}, config, seed)[1]]
+
+    seed = next(seed for seed in range(99) if not any(chosen(seed)))
+    adapt.main(tmp_path / "model", pairs=pairs, start=str(tiny), steps=1, max_tokens=48, threads=2, seed=seed)
+    held_out = json.loads((tmp_path / "model" / "held-out.json").read_text())
+    assert held_out["before"].keys() == {"pairs", "mean"}
+    queries = [{"positives": numbers, "held_out": False} for numbers in ([], [0], [1], [2, 0])]
+    adapt.hold_some_out(queries)
+    assert [row["held_out"] for row in queries] == [False, True, False, True], "all that the passage answers"
+
+
 def test_a_file_that_is_not_pairs_is_refused_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text('{"query": "a", "positive": "b"}\n{"question": "a"}\n')
@@ -138,18 +218,25 @@ def test_a_file_that_is_not_pairs_is_refused_with_its_line(tmp_path: Path) -> No
         list(adapt.read_pairs(path))
 
 
-def test_each_variant_is_trained_and_measured_on_the_same_queries(work: Path, tmp_path: Path) -> None:
+def test_each_variant_is_trained_and_measured_on_the_same_queries(
+    work: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     settings = tmp_path / "config.toml"
     settings.write_text(
         "[prepare]\nqueries = {pairs = 40, other = 1}\nheld_out = 0.2\n[teach]\ncandidates = 6\nhard = 2\n"
         '[train]\nstart = "bundled"\nlists = 2\npassages = 3\nlayers = 2\nwarm_up = 1\nmax_tokens = 48\n'
     )
-    output = tmp_path / "ablations.json"
-    output.write_text(json.dumps({"without pairs": {"mean": 0.5}}))  # no list would be left
-    ablate.main(config=settings, work=work, steps=1, threads=2, output=output)
+    caplog.set_level("INFO")
+    output = work / "ablations.json"
+    facts = {"steps": 1, "lists": 2, "device": "cpu", "queries": 210}
+    output.write_text(json.dumps(facts | {"without pairs": {"mean": 0.5}}))  # no list would be left
+    ablate.main(config=settings, work=work, steps=1, threads=2)
+    assert "without pairs is in" in caplog.text
     table = json.loads(output.read_text())
-    facts = {name: table.pop(name) for name in ("steps", "lists", "device", "queries")}
-    assert facts == {"steps": 1, "lists": 2, "device": "cpu", "queries": 210}
+    with pytest.raises(typer.BadParameter, match=r"'steps': 2, .* is of .'steps': 1, .*another --output"):
+        ablate.main(config=settings, work=work, steps=2, threads=2)
+    assert json.loads(output.read_text()) == table
+    assert {name: table.pop(name) for name in facts} == facts
     assert table.pop("without pairs") == {"mean": 0.5}, "what is there is kept"
     assert table.keys() == {
         *("teacher", "recipe", "labels only", "teacher only", "without hard negatives", "without other")

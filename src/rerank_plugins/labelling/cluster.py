@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import ray
+from ray._private import worker
 from ray.exceptions import RayError
 
 from rerank_plugins.errors import InvalidInputError, RerankError, ScoringError
@@ -45,7 +46,7 @@ class Pool:
         """Return the pool that was asked for; see `label`.
 
         Raises:
-            InvalidInputError: If a number cannot be used.
+            InvalidInputError: If a number cannot be used, or no worker will ever fit.
         """
         for name, value in {"workers": workers, "max_workers": most}.items():
             if value is not None and value < 1:
@@ -55,12 +56,20 @@ class Pool:
             msg = f"cpus must be above 0 and gpus at least 0, but got {cpus} and {gpus}"
             raise InvalidInputError(msg)
         there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        all_cpus, all_gpus = there.get("CPU", 0), there.get("GPU", 0)
         if gpus is None:
-            gpus = 1.0 if there.get("GPU", 0) and settings.device != "cpu" else 0.0
-        room = int(min(there.get("CPU", 0) / cpus, there.get("GPU", 0) / gpus if gpus else float("inf")))
+            gpus = 1.0 if all_gpus and settings.device != "cpu" else 0.0
+        room = int(min(all_cpus / cpus, all_gpus / gpus if gpus else float("inf")))
+        if not room and _started_here():  # on a cluster that may grow, waiting can help
+            msg = (
+                f"a worker must fit into the Ray that was started here, which has {all_cpus:g} CPUs and "
+                f"{all_gpus:g} GPUs, but got cpus={cpus:g} and gpus={gpus:g}; ask for no more than there is, "
+                "or give the address of a cluster that has it"
+            )
+            raise InvalidInputError(msg)
         least = workers or max(1, min(room, most or room))
         if least > room:
-            logger.warning("%d workers were asked for, but there is room for %d now", least, room)
+            logger.warning("there is room for %d of %d workers now", room, least)
         if (most or least) < least:
             msg = f"max_workers must be at least workers, but got {most} and {least}"
             raise InvalidInputError(msg)
@@ -95,6 +104,12 @@ def cluster(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _started_here() -> bool:
+    """Say whether this process started the Ray it uses, which then is this machine and does not grow."""
+    node = worker._global_node  # Ray tells it nowhere else
+    return node is not None and node.is_head()
 
 
 @contextmanager

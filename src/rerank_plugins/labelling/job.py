@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.labelling.store import Format, InputFile, Store
-from rerank_plugins.labelling.tables import SAMPLED, count_lines, read_lines, sample_schema
+from rerank_plugins.labelling.tables import count_lines, sample_lines, sample_schema
 from rerank_plugins.scoring.loading import find_model
 from rerank_plugins.settings import ScorerSettings
 
@@ -241,7 +241,7 @@ def _measure(file: InputFile, columns: Columns, every: int) -> Source:
     known: dict[str, Any] = {"path": file.path, "size": file.size, "changed": file.changed}
     if file.format == "jsonl":
         rows, offsets = count_lines(files, file.path, every)
-        sample = _sample(file, offsets)
+        sample = sample_lines(files, file.path)
         if sample:
             columns.check(list(dict.fromkeys(name for row in sample for name in row)), file.path)
         return Source(rows=rows, offsets=tuple(offsets), **known)
@@ -262,15 +262,11 @@ def _measure(file: InputFile, columns: Columns, every: int) -> Source:
     return Source(rows=rows, **known)
 
 
-def _sample(file: InputFile, offsets: Sequence[int]) -> list[dict[str, Any]]:
-    return read_lines(Store(file.uri).files, file.path, 0, offsets[1], 0).rows[:SAMPLED]
-
-
 def json_schema(job: Job, files: Sequence[InputFile]) -> pa.Schema | None:
     """Return the types of the columns of JSONL inputs that become Parquet, by their first lines."""
     try:
         samples = [
-            sample_schema(_sample(file, source.offsets))
+            sample_schema(sample_lines(Store(file.uri).files, file.path))
             for source, file in zip(job.sources, files, strict=True)
             if file.format == "jsonl" and job.to == "parquet" and source.rows
         ]

@@ -1,10 +1,12 @@
 """Rows of a shard: read as they are, written with the labels beside them."""
 
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
+from itertools import islice
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -17,20 +19,20 @@ from rerank_plugins.inputs import shorten
 from rerank_plugins.labelling.store import is_compressed
 
 __all__ = [
-    "SAMPLED",
     "JsonRows",
     "Rows",
     "TableRows",
     "count_lines",
     "read_lines",
     "read_table",
+    "sample_lines",
     "sample_schema",
 ]
 
-# Bytes read at once when lines are counted.
+# Bytes read at once where lines are looked for.
 _BLOCK = 2**23
-# Lines of each JSONL file that are looked at when a job begins.
-SAMPLED = 1_000
+# Rows of each JSONL file that are looked at when a job begins.
+_SAMPLE = 1_000
 
 Labels = Mapping[str, tuple[NDArray[Any], pa.DataType]]
 
@@ -141,10 +143,10 @@ class JsonRows:
         try:
             if new is None:
                 return pa.Table.from_pylist(self.rows, schema=schema)
-            reason = f"the column {new!r} is not among the first {SAMPLED} lines of any input"
+            reason = f"the column {new!r} is not among the first {_SAMPLE} lines of any input"
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError) as error:
             reason = str(error)
-        msg = f"lines must have the types of the first {SAMPLED} to become Parquet, but {reason}; write jsonl"
+        msg = f"lines must have the types of the first {_SAMPLE} to become Parquet, but {reason}; write jsonl"
         raise InvalidInputError(msg)
 
 
@@ -246,6 +248,17 @@ def count_lines(files: fs.FileSystem, path: str, every: int) -> tuple[int, list[
     if starts[-1] != offset or not offset:
         starts.append(offset)
     return count + (last != b"\n"), starts
+
+
+def sample_lines(files: fs.FileSystem, path: str) -> list[dict[str, Any]]:
+    """Return the first rows of a JSONL file, and read no more of it.
+
+    Raises:
+        InvalidInputError: If a line is no JSON object.
+    """
+    with io.BufferedReader(_open(files, path), _BLOCK) as lines:
+        rows = (_parse(line, f"{path}:{n}") for n, line in enumerate(lines, start=1) if line.strip())
+        return list(islice(rows, _SAMPLE))
 
 
 def sample_schema(rows: Sequence[dict[str, Any]]) -> pa.Schema:
