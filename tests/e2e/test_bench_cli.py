@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from rerank_plugins.cli.app import app
+from rerank_plugins.errors import InvalidInputError
 
 
 def run(*arguments: str) -> str:
@@ -30,6 +32,7 @@ def test_ours_and_a_peer_on_the_same_weights(tmp_path: Path) -> None:
     assert report["results"]["6"][2]["ratio"] == 1
     assert list(report["skipped"]) == ["rerank-plugins torch:int8"]
     assert [load["background"] for load in report["callers"]] == [0, 50]
+    assert {load["name"] for load in report["callers"]} == {"rerank-plugins torch:float32"}
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -37,8 +40,22 @@ def test_own_texts_that_come_back_are_remembered(tmp_path: Path) -> None:
     path = tmp_path / "topics.jsonl"
     path.write_text(json.dumps({"query": "who?", "documents": ["me", "you", "nobody at all"]}))
     out = tmp_path / "bench.json"
-    run("--lengths", str(path), "--ours", "torch", "--peer", "none", "--rounds", "1", "--json", str(out))
-    run("--ours", "torch", "--peer", "none", "--rounds", "1", "--candidates", "2", "--repeat-documents")
+    few = ("--ours", "torch", "--peer", "none", "--rounds", "1")
+    run("--lengths", str(path), *few, "--callers", "2", "--background", "50", "--json", str(out))
+    run(*few, "--candidates", "2", "--repeat-documents")
     report = json.loads(out.read_text())
     assert report["lengths"] == str(path)
     assert [row["name"] for row in report["results"]["100"]] == ["rerank-plugins torch"]
+    assert [(load["documents"], load["background"]) for load in report["callers"]] == [(3, 0), (3, 3)]
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+def test_what_cannot_be_written_is_said_before_anything_is_measured(tmp_path: Path, option: str) -> None:
+    there = tmp_path / "there"
+    there.write_text("kept until there is something else to write")
+    nowhere = tmp_path / "no folder" / "x"
+    for path, message in ((nowhere, f"{option} must be a file"), (there, "--peer must be")):
+        done = CliRunner().invoke(app, ["bench", "--peer", "nobody", option, str(path)])
+        assert isinstance(done.exception, InvalidInputError)
+        assert message in str(done.exception)
+    assert there.read_text().startswith("kept")

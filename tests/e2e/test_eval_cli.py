@@ -24,6 +24,12 @@ TREC = SHARED / "data" / "trec-dl"
 CPU = ("--device", "cpu", "--engine", "torch", "--dtype", "float32")
 
 
+@pytest.fixture(autouse=True)
+def path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the path back: the command leaves its folder there, as python does."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
 def run(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["eval", *map(str, arguments), *CPU])
 
@@ -148,6 +154,25 @@ def test_a_retriever_of_your_own_module(tmp_path: Path, monkeypatch: pytest.Monk
     assert report["candidates"] == 2
     assert isinstance(run("--first-stage", "nowhere_at_all:x").exception, InvalidInputError)
     assert isinstance(run("--first-stage", "elastic").exception, InvalidInputError)
+
+
+def test_a_module_of_your_own_may_look_for_its_neighbours_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "neighbour_of_test.py").write_text("found = [('p001', 'Drain it.')]\n")
+    (tmp_path / "late_retriever_of_test.py").write_text(
+        "import sys\n"
+        "sys.path.insert(0, 'its own')\n"
+        "def retriever(query):\n"
+        "    from neighbour_of_test import found\n"
+        "    return found\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    report = json.loads(
+        shown("demo", "-m", "bundled", "--first-stage", "late_retriever_of_test:retriever", "--json")
+    )
+    assert report["candidates"] == 1
+    assert sys.path[:2] == ["its own", str(tmp_path)]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Labelling through Ray Data: what is killed continues, nothing is lost, nothing is done twice."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -13,8 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
 
 from rerank_plugins import CrossEncoderScorer
+from rerank_plugins.cli import label as command
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.labelling import LabelReport, label
 from rerank_plugins.labelling.cluster import Pool
@@ -167,3 +170,16 @@ def test_a_worker_that_will_never_fit_is_refused(
     monkeypatch.setattr("rerank_plugins.labelling.cluster._started_here", lambda: False)
     assert Pool.of(None, None, 5, None, settings).least == 1
     assert "there is room for 0 of 1 workers now" in caplog.text
+
+
+def test_the_command_shows_what_the_library_warns_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*_: Any, **__: Any) -> None:
+        logging.getLogger("rerank_plugins.labelling.cluster").warning("no room")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run", run)
+    with pytest.raises(typer.Exit):
+        command.label(["pairs.jsonl"], "labels", {})
+    assert capsys.readouterr().err.count("no room") == 1

@@ -1,5 +1,6 @@
 """The benchmark's parts: texts, rounds, arithmetic, reports."""
 
+import io
 import json
 import threading
 import time
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from rich.console import Console
 
 from rerank_plugins import CrossEncoderScorer, InvalidInputError, ScoringError
 from rerank_plugins.bench.contestants import (
@@ -19,10 +22,10 @@ from rerank_plugins.bench.contestants import (
     peer_contestant,
 )
 from rerank_plugins.bench.flops import needed_flops
-from rerank_plugins.bench.measure import Race, agreement, measure_callers, measure_tasks, race
+from rerank_plugins.bench.measure import Load, Race, agreement, measure_callers, measure_tasks, race
 from rerank_plugins.bench.models import make_random_checkpoint
 from rerank_plugins.bench.report import Report, Result, machine, tables
-from rerank_plugins.bench.run import Plan, _topics, run_benchmark
+from rerank_plugins.bench.run import Plan, _long_request, _requests, _topics, run_benchmark
 from rerank_plugins.bench.workload import LENGTHS, make_topics, read_topics
 from rerank_plugins.scoring.family import FAMILY
 
@@ -77,6 +80,26 @@ def test_rounds_take_own_topics_by_turns(tmp_path: Path) -> None:
     assert len(_topics(replace(plan, queries=9), 2, 0)) == 5
 
 
+def test_callers_take_own_topics_by_turns(tmp_path: Path) -> None:
+    path = tmp_path / "topics.jsonl"
+    path.write_text("".join(f'{{"query": "{i}", "documents": ["a{i}", "b{i}"]}}\n' for i in range(3)))
+    plan = Plan(lengths=str(path), caller_documents=1, background=5, repeat_documents=True)
+    requests = _requests(plan, 7)
+    assert len(requests) == 7
+    assert dict(requests) == {"0": ["a0"], "1": ["a1"], "2": ["a2"]}
+    assert _long_request(plan) == ("0", ["a0", "b0", "a1", "b1", "a2"])
+    assert len(_long_request(replace(plan, background=99))[1]) == 6, "all there are"
+
+
+def test_callers_ask_for_texts_as_long_as_those_of_the_rounds() -> None:
+    def words(lengths: str) -> float:
+        plan = Plan(lengths=lengths, background=60)
+        topics = [*_requests(plan, 2), _long_request(plan)]
+        return float(np.mean([len(text.split()) for _, texts in topics for text in texts]))
+
+    assert words("rag") > 3 * words("msmarco")
+
+
 class Clock:
     """A clock that scoring turns forward."""
 
@@ -104,7 +127,7 @@ def test_rounds_are_interleaved_and_ratios_paired() -> None:
     assert found["a"].rates == [6, 3, 6]  # without the warm-up
     assert found["a"].rate == 6
     assert found["a"].ratio(found["b"]) == 3
-    assert found["b"].latency(50) == 3
+    assert (found["b"].p50, found["b"].p99) == (3, 6)
     assert found["a"].spread == (4.5, 6)
 
 
@@ -171,6 +194,11 @@ def test_a_long_request_that_fails_is_no_load() -> None:
         measure_callers(score, [("short", ["a"])], 1, ("long", ["b"]))
 
 
+@pytest.mark.parametrize(("count", "place"), [(1, 1), (7, 7), (99, 99), (100, 99), (200, 198)])
+def test_of_few_latencies_the_99th_percentile_is_the_slowest(count: int, place: int) -> None:
+    assert Race([1], [float(i) for i in range(count, 0, -1)]).p99 == place
+
+
 def test_lengths_are_those_of_all_rounds_that_count(tiny: Path) -> None:
     plan = Plan(model=str(tiny), ours=("torch:float32",), peers=(), candidates=(1,), rounds=3, seed=1)
     seeds = (10_001, 10_002, 10_003)
@@ -200,6 +228,9 @@ def test_who_cannot_run_is_named_with_the_reason(tiny: Path, tmp_path: Path) -> 
     assert "int8" in found.reason
     with pytest.raises(InvalidInputError, match="engine:dtype"):
         our_contestant("warp:float32", str(tiny), device="cpu", token_cache=False)
+    astray = our_contestant("torch:float32", str(tiny), device="gpu", token_cache=False)
+    assert isinstance(astray, Skipped)
+    assert "device" in astray.reason
     broken = peer_contestant("sentence-transformers", PeerModel(tmp_path / "nothing"))
     assert isinstance(broken, Skipped)
     assert broken.reason
@@ -216,6 +247,8 @@ def test_who_cannot_run_is_named_with_the_reason(tiny: Path, tmp_path: Path) -> 
         (Plan(ours=("torch:float32",), peers=(), lengths="no.jsonl"), "--lengths"),
         (Plan(ours=("torch:float32",), peers=(), lengths="."), "--lengths"),
         (Plan(random_weights=True), "member of the family"),
+        (Plan(device="auto"), "--device must be cpu or cuda:N, but got 'auto'"),
+        (Plan(device="gpu"), "--device must be"),
     ],
 )
 def test_plans_that_cannot_be_run(plan: Plan, message: str) -> None:
@@ -233,6 +266,44 @@ def test_a_report_is_json_and_tables() -> None:
     assert read["skipped"] == {"c": "not installed"}
     assert read["machine"]["cores"] > 0
     assert len(tables(report)) == 2
+    assert (read["device"], read["card"], read["results"]["100"][0]["latencies"]) == ("cpu", None, 2)
+    host = f"{read['machine']['cores']} cores of {read['machine']['cpu']}"
+    assert report.where == host
+    assert replace(report, device="cuda:0", card="NVIDIA H200").where == f"NVIDIA H200 (cuda:0) and {host}"
+
+
+def shown(report: Report) -> str:
+    console = Console(width=116, file=io.StringIO())
+    console.print(*tables(report))
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("count", [99, 100])
+def test_tables_say_what_is_no_percentile(count: int) -> None:
+    report = Report("m", 73.2, "msmarco", count, "a", machine())
+    report.results[5] = [Result("a", Race([1.0], [0.1] * count), 1.0, agreement(np_zeros, np_zeros, []))]
+    report.loads.append(Load(callers=4, documents=5, rate=9, p50=1, p99=3, latencies=count, name="b"))
+    text = shown(report)
+    assert f"latencies of {count} queries" in text
+    assert "callers at once, answered by b" in text
+    expected = (True, 2, 1) if count < 100 else (False, 0, 2)
+    assert ("slowest 3,000" in text, text.count("slowest"), text.count("p99 ms")) == expected
+
+
+def test_callers_are_answered_by_ours_or_not_at_all(tiny: Path) -> None:
+    plan = Plan(model=str(tiny), peers=("sentence-transformers",), candidates=(2,), rounds=1, callers=(2,))
+    theirs = run_benchmark(replace(plan, ours=("torch:int8",)))
+    assert theirs.loads == []
+    assert [one.name for one in theirs.skipped] == ["rerank-plugins torch:int8", "callers at once"]
+    (load,) = run_benchmark(replace(plan, ours=("torch:int8", "torch:float32"))).loads
+    assert (load.name, load.latencies) == ("rerank-plugins torch:float32", 8)
+
+
+@pytest.mark.gpu
+def test_a_card_is_named(tiny: Path) -> None:
+    plan = Plan(model=str(tiny), ours=("torch:float32",), peers=(), candidates=(2,), rounds=1, device="cuda")
+    report = run_benchmark(plan)
+    assert json.loads(report.to_json())["card"] == torch.cuda.get_device_name()
 
 
 def np_zeros(query: str, documents: list[str]) -> np.ndarray:

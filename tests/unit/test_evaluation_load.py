@@ -46,6 +46,10 @@ def test_qrels_of_trec_and_of_beir(write: Write) -> None:
     assert read_qrels(trec) == {"7": {"d1": 3, "d2": 0}, "8": {"d1": -1}}
     beir = write("test.tsv.gz", "query-id\tcorpus-id\tscore\n7\td1\t1\n")
     assert read_qrels(beir) == {"7": {"d1": 1}}
+    names = write("names.tsv", "query-id\tcorpus-id\tscore\n7\tmy file.pdf\t1\n7\tits last page.pdf\t0\n")
+    assert read_qrels(names) == {"7": {"my file.pdf": 1, "its last page.pdf": 0}}
+    spaced = write("spaced.txt", "query-id corpus-id score\n7 d1 1\n")
+    assert read_qrels(spaced) == {"7": {"d1": 1}}
 
 
 @pytest.mark.parametrize("text", ["7 d1\n", "7 Q0 d1 high\n", "7 Q0 d1 1 x\n", ""])
@@ -145,6 +149,8 @@ def test_a_number_is_an_id_where_ids_are_numbers(write: Write) -> None:
         ({"query": "q", "documents": ["x"], "answers": "x"}, "answers must be a list"),
         ({"query": "q", "documents": ["x"], "relevant": [1]}, "positions from 0 to 0"),
         ({"query": "q", "documents": ["x"], "relevant": [True]}, "relevant must be"),
+        ({"query": "q", "documents": ["x"], "relevant": 0}, "relevant must be"),
+        ({"query": "q", "documents": ["x"], "relevant": ""}, "relevant must be"),
         ({"query": "q", "documents": ["x"], "relevant": {"0": "yes"}}, "relevant must be"),
         ({"query": "q", "documents": [3], "relevant": [0]}, r"documents\[0\] must be"),
         ({"query": "q", "documents": [{"text": "t", "score": "1"}], "relevant": [0]}, r"documents\[0\]"),

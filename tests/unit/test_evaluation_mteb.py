@@ -110,6 +110,12 @@ def test_a_reranker_keeps_its_reading_but_not_its_cut(bundled: CrossEncoderScore
     assert read[1] > cut[1]
 
 
+def test_fusion_has_no_part_in_it() -> None:
+    batches = [{"text": ["q"] * 3}], [{"text": ["a", "b", "c"]}]
+    fused = MTEBCrossEncoder(Reranker(ByText(chance), fusion=0.5)).predict(*batches)
+    assert fused.tolist() == MTEBCrossEncoder(ByText(chance)).predict(*batches).tolist()
+
+
 def test_a_failure_is_never_a_score() -> None:
     failing = Reranker(ByText(lambda _: float("nan")), on_error="keep_order")
     with pytest.raises(ScoringError, match="'q' was not scored"):

@@ -1,10 +1,12 @@
 """Prompts: who bears the answer, and what equal recall costs."""
 
+from dataclasses import replace
+
 import pytest
 
 from rerank_plugins.evaluation import Candidate, Topic, Topics, count_words, evaluate
-from rerank_plugins.evaluation.rag import Bearing, answer_grades, bearing, bears_answer, savings
-from tests.evaluation import ByText, make_topics, right
+from rerank_plugins.evaluation.rag import Bearing, answer_grades, bearers, bearing, bears_answer, savings
+from tests.evaluation import ByText, chance, make_topics, right
 
 
 @pytest.mark.parametrize(
@@ -35,23 +37,39 @@ def test_grades_from_answers() -> None:
     assert answer_grades(Topic("1", "who?", candidates, answers=("goethe",))) == {"a": 1, "b": 0}
 
 
+def test_passages_bear_an_answer_by_their_text_and_else_by_the_grade_of_their_document() -> None:
+    start, rest, other = Candidate("a", "A play."), Candidate("a", "By Goethe."), Candidate("b", "Nobody.")
+    topic = Topic("1", "who?", (start, rest, other), {"a": 2, "b": 1})
+    assert bearers(topic) == {start, rest, other}
+    assert bearers(topic, 2) == {start, rest}
+    assert bearers(replace(topic, answers=("goethe",)), 2) == {rest}
+
+
 def test_words_are_counted() -> None:
     assert count_words("Goethe wrote Faust, didn't he?") == 9
     assert count_words("") == 0
 
 
 def test_recall_and_tokens_of_prompts() -> None:
-    orders = {
-        "1": [Candidate("a", "one"), Candidate("b", "one two")],
-        "2": [Candidate("c", "one two three")],
-        "3": [],
-    }
-    found = bearing(orders, {"1": {"b": 1}, "2": {"c": 2}, "3": {"z": 1}})
+    a, b, c = Candidate("a", "one"), Candidate("b", "one two"), Candidate("c", "one two three")
+    orders = {"1": [a, b], "2": [c], "3": []}
+    found = bearing(orders, {"1": {b}, "2": {c}, "3": {a}})
     assert found.recall == pytest.approx([1 / 3, 2 / 3])
     assert found.tokens == pytest.approx([4 / 3, 6 / 3])
-    assert bearing(orders, {"1": {"b": 1}, "2": {"c": 2}}, relevant_from=2).recall == [0.5, 0.5]
-    assert bearing(orders, {"1": {"b": 1}}, count_tokens=len).tokens == [3, 10]
-    assert bearing({"1": []}, {"1": {"b": 1}}) == Bearing([], [])
+    assert bearing(orders, {"1": {b}}, count_tokens=len) == Bearing([0, 1], [3, 10])
+    assert bearing({"1": []}, {"1": {b}}) == Bearing([], [])
+
+
+def test_chunks_of_a_document_bear_the_answer_where_they_stand() -> None:
+    chunks = [Candidate("A", f"part {i}") for i in range(4)]
+    found = (*chunks, Candidate("A", "By Goethe."), Candidate("B", "Nobody knows."))
+    judged, answered = (
+        evaluate(Topics("t", (topic,)), {"s": ByText(chance)}, resamples=100).first_bearing
+        for topic in (Topic("1", "who?", found, {"B": 1}), Topic("1", "who?", found, answers=("Goethe",)))
+    )
+    assert judged.recall == [0, 0, 0, 0, 0, 1]
+    assert answered.recall == [0, 0, 0, 0, 1, 1]
+    assert judged.tokens == answered.tokens == [2, 4, 6, 8, 11, 14]
 
 
 def test_savings_at_equal_recall() -> None:
@@ -81,3 +99,13 @@ def test_a_right_order_saves_tokens_and_a_dataset_may_have_answers_only() -> Non
     assert (by_answer.rag, by_answer.judged_by) == ("answers", "answers")
     assert by_answer.systems[0].savings == found.systems[0].savings
     assert by_answer.systems[0].measured.mean["RR@10"] == 1
+
+
+def test_a_grade_that_answers_never_give_is_not_asked_for() -> None:
+    topics = tuple(Topic(t.id, t.query, t.candidates, answers=("right text",)) for t in make_topics(5))
+    one, two = (
+        evaluate(Topics("a", topics), {"s": ByText(right)}, relevant_from=grade, resamples=100)
+        for grade in (1, 2)
+    )
+    assert two.systems[0].measured == one.systems[0].measured
+    assert (two.relevant_from, two.systems[0].measured.mean["P@1"]) == (1, 1)

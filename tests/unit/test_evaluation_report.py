@@ -7,12 +7,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
 
 from rerank_plugins import InvalidInputError
 from rerank_plugins.evaluation import Evaluation, Topic, Topics, evaluate, verdict, write_report
 from rerank_plugins.evaluation.plots import plots
 from rerank_plugins.evaluation.report import to_html, to_json, to_markdown
-from rerank_plugins.evaluation.tables import tables
+from rerank_plugins.evaluation.tables import facts, tables
+from rerank_plugins.scoring.protocol import ScorerInfo
 from tests.evaluation import ByText, chance, make_topics, right
 
 
@@ -118,3 +120,22 @@ def test_a_given_run_alone_is_reported_without_latency() -> None:
     assert "Cost" not in titles
     assert len(plots(found)) == 2
     assert "run" in to_markdown(found)
+
+
+class Elsewhere(ByText):
+    """A scorer that says where it runs."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__(right)
+        self.info = ScorerInfo("m", None, device, "float16", "torch", 512, 384, 2**14, 0)
+
+
+def test_latencies_are_of_what_scored(evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = f"{evaluation.machine['cores']} cores of {evaluation.machine['cpu']}, "
+    assert any(fact.startswith(f"latencies: one query at a time, {host}") for fact in facts(evaluation))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H200")
+    devices = ("cpu", "remote", "cuda:0,cuda:1")
+    found = evaluate(make_topics(3), {device: Elsewhere(device) for device in devices}, resamples=100)
+    named = "a rerank server, NVIDIA H200 (cuda:0), cuda:1"
+    assert any(fact.startswith(f"latencies: one query at a time, {named}, {host}") for fact in facts(found))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from rerank_plugins.errors import InvalidInputError, RerankError
 from rerank_plugins.scoring.cross_encoder import CrossEncoderScorer
 from rerank_plugins.scoring.loading import find_model, load_weights
 from rerank_plugins.scoring.protocol import ScorerInfo
-from rerank_plugins.settings import ScorerSettings
+from rerank_plugins.settings import Dtype, EngineName, ScorerSettings
 
 __all__ = [
     "PEERS",
@@ -63,17 +63,15 @@ def our_contestant(spec: str, model: str, *, device: str, token_cache: bool) -> 
     Without the token cache every text is tokenised, as the peers do.
     """
     engine, _, dtype = spec.partition(":")
-    name = f"rerank-plugins {spec}"
     options: dict[str, Any] = {"engine": engine, "dtype": dtype or "auto", "device": device}
+    if engine not in get_args(EngineName) or options["dtype"] not in get_args(Dtype):
+        msg = f"--ours must be engine:dtype, for example openvino:float32, but got {spec!r}"
+        raise InvalidInputError(msg)
     if not token_cache:
         options["token_cache_bytes"] = 0
+    name = f"rerank-plugins {spec}"
     try:
-        settings = ScorerSettings(model=model, **options)
-    except InvalidInputError:
-        msg = f"--ours must be engine:dtype, for example openvino:float32, but got {spec!r}"
-        raise InvalidInputError(msg) from None
-    try:
-        scorer = CrossEncoderScorer(settings=settings)
+        scorer = CrossEncoderScorer(model, **options)
     except RerankError as error:
         return Skipped(name, str(error))
     return Contestant(name, scorer.score, scorer.info, scorer.close)

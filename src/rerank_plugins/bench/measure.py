@@ -16,12 +16,25 @@ from numpy.typing import NDArray
 from rerank_plugins.bench.contestants import Contestant, Score
 from rerank_plugins.bench.workload import Topic
 
-__all__ = ["PAUSE", "Agreement", "Load", "Race", "agreement", "measure_callers", "measure_tasks", "race"]
+__all__ = [
+    "ENOUGH",
+    "PAUSE",
+    "Agreement",
+    "Load",
+    "Race",
+    "agreement",
+    "measure_callers",
+    "measure_tasks",
+    "race",
+]
 
 Clock = Callable[[], float]
 
 # Thread pools spin for a while when they are done: OpenMP's for 0.2 s. Whoever comes next would pay for it.
 PAUSE = 0.3
+
+# Of fewer latencies the 99th percentile is the slowest.
+ENOUGH = 100
 
 
 @dataclass(frozen=True)
@@ -47,13 +60,24 @@ class Race:
         low, high = np.percentile(self.rates, [25, 75])
         return float(low), float(high)
 
-    def latency(self, percent: float) -> float:
-        """Return a percentile of seconds per query."""
-        return float(np.percentile(self.latencies, percent))
+    @property
+    def p50(self) -> float:
+        """Median seconds a query."""
+        return statistics.median(self.latencies)
+
+    @property
+    def p99(self) -> float:
+        """The 99th percentile of seconds a query; of fewer than 100 queries the slowest."""
+        return _p99(self.latencies)
 
     def ratio(self, other: "Race") -> float:
         """Return how many times as fast as `other`: the median over rounds, each against its own pair."""
         return statistics.median(a / b for a, b in zip(self.rates, other.rates, strict=True))
+
+
+def _p99(latencies: Sequence[float] | NDArray[np.float64]) -> float:
+    # By nearest rank, so that it is a time that somebody waited.
+    return float(np.percentile(latencies, 99, method="inverted_cdf"))
 
 
 def race(
@@ -126,8 +150,10 @@ class Load:
         documents: Documents a request.
         rate: Documents per second of all callers together.
         p50: Median seconds a request.
-        p99: The 99th percentile of seconds a request.
+        p99: The 99th percentile of seconds a request; of fewer than 100 requests the slowest.
+        latencies: Requests that these two are of.
         background: Documents of the long request beside them; 0: none.
+        name: Who answered, if that is told.
     """
 
     callers: int
@@ -135,7 +161,9 @@ class Load:
     rate: float
     p50: float
     p99: float
+    latencies: int
     background: int = 0
+    name: str = ""
 
 
 def measure_callers(
@@ -202,7 +230,8 @@ def _load(
         documents=documents // len(topics),
         rate=documents / spent,
         p50=float(np.percentile(latencies, 50)),
-        p99=float(np.percentile(latencies, 99)),
+        p99=_p99(latencies),
+        latencies=len(latencies),
         background=background,
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from rerank_plugins.bench.contestants import Skipped
-from rerank_plugins.bench.measure import Agreement, Load, Race
+from rerank_plugins.bench.measure import ENOUGH, Agreement, Load, Race
 from rerank_plugins.errors import MissingExtraError
 from rerank_plugins.machine import machine
 
@@ -43,8 +43,9 @@ class Result:
             "docs_per_second": round(self.race.rate, 1),
             "quartiles": [round(low, 1), round(high, 1)],
             "rounds": [round(rate, 1) for rate in self.race.rates],
-            "p50_ms": round(1000 * self.race.latency(50), 2),
-            "p99_ms": round(1000 * self.race.latency(99), 2),
+            "p50_ms": round(1000 * self.race.p50, 2),
+            "p99_ms": round(1000 * self.race.p99, 2),
+            "latencies": len(self.race.latencies),
             "ratio": None if self.ratio is None else round(self.ratio, 2),
             "largest_logit_difference": round(self.agreement.largest, 6),
             "kendall_tau": None if self.agreement.tau is None else round(self.agreement.tau, 4),
@@ -63,6 +64,8 @@ class Report:
         rounds: Rounds that count.
         baseline: Whom ratios compare with.
         machine: Where.
+        device: What computed: `"cpu"` or `"cuda:N"`.
+        card: Its name, of a CUDA device.
         results: By number of candidates.
         skipped: Who could not run, and why.
         loads: Callers at once.
@@ -75,14 +78,23 @@ class Report:
     rounds: int
     baseline: str
     machine: dict[str, Any]
+    device: str = "cpu"
+    card: str | None = None
     results: dict[int, list[Result]] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
     peaks: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def where(self) -> str:
+        """What computed, in words."""
+        host = f"{self.machine['cores']} cores of {self.machine['cpu']}"
+        return host if self.card is None else f"{self.card} ({self.device}) and {host}"
+
     def to_json(self) -> str:
         """Return the report as JSON."""
-        values = {name: getattr(self, name) for name in ("model", "lengths", "rounds", "baseline", "machine")}
+        names = ("model", "lengths", "rounds", "baseline", "machine", "device", "card")
+        values = {name: getattr(self, name) for name in names}
         values["tokens_per_pair"] = round(self.tokens_per_pair, 1)
         values["matmul_peak_gflops"] = {name: round(peak, 1) for name, peak in self.peaks.items()}
         values["results"] = {n: [result.row() for result in rows] for n, rows in self.results.items()}
@@ -107,10 +119,15 @@ def tables(report: Report) -> list[Table]:
 
 
 def _race_table(report: Report, candidates: int, rows: list[Result]) -> Table:
-    title = f"{report.model}: {candidates} candidates of {report.tokens_per_pair:.0f} tokens a pair"
+    timed = len(rows[0].race.latencies)  # as many of everybody: all score the same
+    title = (
+        f"{report.model}: {candidates} candidates of {report.tokens_per_pair:.0f} tokens a pair, "
+        f"latencies of {timed:,} queries"
+    )
     table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
-    for column in ("docs/s", "quartiles", "p50 ms", "p99 ms", "ratio", "apart", "tau", "peak"):
+    p99 = "p99 ms" if timed >= ENOUGH else "slowest\nms"
+    for column in ("docs/s", "quartiles", "p50 ms", p99, "ratio", "apart", "tau", "peak"):
         table.add_column(column, justify="right", no_wrap=True)
     for result in rows:
         row = result.row()
@@ -131,17 +148,20 @@ def _race_table(report: Report, candidates: int, rows: list[Result]) -> Table:
 
 
 def _load_table(report: Report) -> Table:
-    table = Table(title=f"{report.model}: callers at once", title_justify="left")
-    for column in ("callers", "documents each", "beside", "docs/s", "p50 ms", "p99 ms"):
+    title = f"{report.model}: callers at once, answered by {report.loads[0].name}"
+    table = Table(title=title, title_justify="left")
+    for column in ("callers", "requests", "documents each", "beside", "docs/s", "p50 ms", "p99 ms"):
         table.add_column(column, justify="right")
     for load in report.loads:
+        p99 = f"{1000 * load.p99:,.0f}"
         table.add_row(
             str(load.callers),
+            f"{load.latencies:,}",
             str(load.documents),
             f"{load.background:,} documents" if load.background else "nobody",
             f"{load.rate:,.0f}",
             f"{1000 * load.p50:,.0f}",
-            f"{1000 * load.p99:,.0f}",
+            p99 if load.latencies >= ENOUGH else f"slowest {p99}",
         )
     return table
 
@@ -186,6 +206,5 @@ def plot(report: Report, path: Path) -> None:
         axes.margins(x=0.12)
         axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel(f"documents per second, {report.tokens_per_pair:.0f} tokens a pair")
-    cpu, cores = report.machine["cpu"], report.machine["cores"]
-    figure.suptitle(f"{report.model} on {cores} cores of {cpu}", fontsize=11)
+    figure.suptitle(f"{report.model} on {report.where}", fontsize=11, wrap=True)
     figure.savefig(path, dpi=120)

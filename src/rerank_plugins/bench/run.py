@@ -1,10 +1,12 @@
 """A whole benchmark: who, on what, how often."""
 
 import importlib.util
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +63,10 @@ class Plan:
         candidates: Numbers of documents a query, each measured by itself.
         queries: Queries a round.
         rounds: Rounds that count.
-        callers: Numbers of callers at once, each measured by itself, with the first of `ours`.
+        callers: Numbers of callers at once, each measured by itself, with the first of `ours` that runs.
         requests: Requests of each caller.
         caller_documents: Documents a request.
-        background: Documents of a long request beside the callers; 0: none.
+        background: Documents of a long request beside the callers, at most all of a file's; 0: none.
         repeat_documents: Let the same documents come back in every round, for other queries, with
             the token cache on; otherwise every text is new and the cache is off.
         random_weights: Use the member's exact shape with random weights: nothing is downloaded.
@@ -112,6 +114,10 @@ def run_benchmark(plan: Plan, progress: Callable[[str], None] = lambda _: None) 
     if unknown:
         msg = f"--peer must be one of {sorted(PEERS)}, but got {sorted(unknown)}"
         raise InvalidInputError(msg)
+    # Not "auto", which is a word of ours: peers are told the same.
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", plan.device):
+        msg = f"--device must be cpu or cuda:N, but got {plan.device!r}"
+        raise InvalidInputError(msg)
     with tempfile.TemporaryDirectory(prefix="rerank-plugins-bench-") as folder, ExitStack() as stack:
         model = _model(plan, Path(folder))
         progress("loading")
@@ -125,6 +131,8 @@ def run_benchmark(plan: Plan, progress: Callable[[str], None] = lambda _: None) 
         if baseline not in {contestant.name for contestant in everybody}:
             msg = f"--baseline must be one of {[c.name for c in everybody]}, but got {baseline!r}"
             raise InvalidInputError(msg)
+        if plan.callers and not ours:
+            skipped.append(Skipped("callers at once", "ours are to answer them, and none of ours runs here"))
         # It remembers: everybody is compared with the same scores.
         remembered = _REFERENCE_QUERIES * _REFERENCE_DOCUMENTS
         reference = stack.enter_context(
@@ -146,6 +154,8 @@ def run_benchmark(plan: Plan, progress: Callable[[str], None] = lambda _: None) 
             rounds=plan.rounds,
             baseline=baseline,
             machine=machine(),
+            device=plan.device,
+            card=None if plan.device == "cpu" else torch.cuda.get_device_name(plan.device),
             skipped=skipped,
             peaks=_peaks(plan, ours),
         )
@@ -169,7 +179,8 @@ def run_benchmark(plan: Plan, progress: Callable[[str], None] = lambda _: None) 
                 )
                 for one in everybody
             ]
-        report.loads.extend(_callers(plan, everybody[0], progress))
+        if ours:
+            report.loads.extend(_callers(plan, ours[0], progress))
         return report
 
 
@@ -263,14 +274,22 @@ def _callers(plan: Plan, contestant: Contestant, progress: Callable[[str], None]
         for background in dict.fromkeys((0, plan.background)):
             beside = f" beside {background:,} documents" if background else ""
             progress(f"{callers} callers{beside}")
-            wanted = max(callers * plan.requests, 8)
-            topics = [
-                make_topics(
-                    LENGTHS["msmarco"], queries=1, candidates=plan.caller_documents, seed=plan.seed + i
-                )[0]
-                for i in range(wanted)
-            ]
-            long = None
-            if background:
-                long = make_topics(LENGTHS["msmarco"], queries=1, candidates=background, seed=10**7)[0]
-            yield measure_callers(contestant.score, topics, callers, long)
+            topics = _requests(plan, max(callers * plan.requests, 8))
+            long = _long_request(plan) if background else None
+            yield replace(measure_callers(contestant.score, topics, callers, long), name=contestant.name)
+
+
+def _requests(plan: Plan, count: int) -> list[Topic]:
+    """Return requests of callers, of the rounds' lengths; a file's topics by turns."""
+    plan = replace(plan, queries=count, repeat_documents=False)
+    topics = _topics(plan, plan.caller_documents, plan.rounds + 1)  # new ones, unless of a file
+    return list(islice(cycle(topics), count))
+
+
+def _long_request(plan: Plan) -> Topic:
+    if plan.lengths in LENGTHS:
+        lengths = LENGTHS[plan.lengths]
+        return make_topics(lengths, queries=1, candidates=plan.background, seed=10**7)[0]
+    topics = read_topics(Path(plan.lengths))
+    texts = [text for _, documents in topics for text in documents]
+    return topics[0][0], texts[: plan.background]

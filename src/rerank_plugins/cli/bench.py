@@ -6,6 +6,7 @@ from rich.console import Console
 
 from rerank_plugins.bench.report import plot, require_plot, tables
 from rerank_plugins.bench.run import Plan, run_benchmark
+from rerank_plugins.errors import InvalidInputError
 
 __all__ = ["bench"]
 
@@ -15,8 +16,12 @@ _LEAST_WIDTH = 116
 
 def bench(plan: Plan, *, json_path: Path | None, plot_path: Path | None) -> None:
     """Measure, print tables, and write JSON and a plot where asked."""
+    # Said before minutes are spent.
     if plot_path:
         require_plot()
+    for option, path in (("--json", json_path), ("--plot", plot_path)):
+        if path:
+            _check_writable(option, path)
     progress = Console(stderr=True)
     with progress.status("starting") as status:
         report = run_benchmark(plan, status.update)
@@ -24,14 +29,21 @@ def bench(plan: Plan, *, json_path: Path | None, plot_path: Path | None) -> None
     console.width = max(console.width, _LEAST_WIDTH)
     for table in tables(report):
         console.print(table)
-    here = report.machine
-    instructions = ", ".join(here["instructions"]) or "unknown instructions"
+    instructions = ", ".join(report.machine["instructions"]) or "unknown instructions"
     console.print(
-        f"{here['cores']} cores of {here['cpu']} ({instructions}); medians of {report.rounds} interleaved "
-        f"rounds, ratios to {report.baseline} paired by round; {here['date']}",
+        f"{report.where} ({instructions}); medians of {report.rounds} interleaved rounds, ratios to "
+        f"{report.baseline} paired by round; {report.machine['date']}",
         highlight=False,
     )
     if json_path:
         json_path.write_text(report.to_json())
     if plot_path:
         plot(report, plot_path)
+
+
+def _check_writable(option: str, path: Path) -> None:
+    try:
+        path.open("a").close()
+    except OSError as error:
+        msg = f"{option} must be a file that can be written, but {path}: {error.strerror}"
+        raise InvalidInputError(msg) from error

@@ -116,14 +116,14 @@ def token_counter(name: str | None) -> Callable[[str], int]:
 
 def _import(option: str, name: str) -> Any:
     module, _, attribute = name.partition(":")
-    sys.path.insert(0, str(Path.cwd()))  # as python itself does
+    # As python itself does, and to stay: what is imported may import its neighbours when it is first called.
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         msg = f"{option} must be module:name that can be imported, but {name}: {error}"
         raise InvalidInputError(msg) from error
-    finally:
-        sys.path.pop(0)
 
 
 def fusions(given: Sequence[str]) -> list[str]:

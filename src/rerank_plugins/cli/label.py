@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -52,10 +53,19 @@ def label(inputs: Sequence[str], output: str, options: dict[str, Any]) -> None:
 
 @contextmanager
 def _bar(console: Console) -> Iterator[Any]:
+    # What the library warns of, such as a cluster without room for the workers, while nothing moves.
+    logger, above = (
+        logging.getLogger("rerank_plugins.labelling"),
+        RichHandler(console=console, show_path=False),
+    )
+    logger.addHandler(above)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("pairs"), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None)
-        yield lambda report: bar.update(task, completed=report.done, total=report.rows)
+        try:
+            yield lambda report: bar.update(task, completed=report.done, total=report.rows)
+        finally:
+            logger.removeHandler(above)
 
 
 def _lines(report: LabelReport, output: str) -> Iterator[str]:

@@ -42,7 +42,12 @@ class Contest:
         self.grades = {topic.id: dict(topic.grades) for topic in topics}
         self.judge = Judge(self.grades, standard_measures(relevant_from))
         # Prompts are judged by answers where there are some, else by the judgements.
-        self.answered = {topic.id: rag.answer_grades(topic) for topic in topics if topic.answers}
+        self.answered = any(topic.answers for topic in topics)
+        self._bearers = {
+            topic.id: rag.bearers(topic, relevant_from)
+            for topic in topics
+            if topic.answers or not self.answered
+        }
         self._count = _remembered(count_tokens)
         first = first_stage_order(topics)
         self.before = self.judge.measure(_ids(first))
@@ -55,12 +60,7 @@ class Contest:
 
     def bearing(self, orders: Orders) -> rag.Bearing:
         """Measure prompts."""
-        return rag.bearing(
-            orders,
-            self.answered or self.grades,
-            relevant_from=1 if self.answered else self.relevant_from,
-            count_tokens=self._count,
-        )
+        return rag.bearing(orders, self._bearers, count_tokens=self._count)
 
     def best_possible(self, depth: int) -> Measured:
         """Measure what a perfect reranker would make of the first `depth` candidates."""

@@ -23,9 +23,11 @@ def read_qrels(path: Path) -> Qrels:
         InvalidInputError: If the file or a line cannot be read, or it judges nothing.
     """
     qrels: Qrels = {}
+    separator: str | None = None  # any white space
     for number, line in numbered_lines(read_file(path)):
-        fields = line.split()
+        fields = line.split(separator)
         if fields[0] == _BEIR_HEADER:
+            separator = "\t" if "\t" in line else None  # its ids may hold spaces, as names of files do
             continue
         if len(fields) not in {3, 4} or not fields[-1].removeprefix("-").isdigit():
             msg = (

@@ -42,7 +42,8 @@ class MTEBCrossEncoder:
     def __init__(
         self, scorer: Scorer | Reranker, *, name: str | None = None, revision: str | None = None
     ) -> None:
-        self._reranker = scorer if isinstance(scorer, Reranker) else Reranker(scorer)
+        given = scorer if isinstance(scorer, Reranker) else Reranker(scorer)
+        self._reranker = given.with_settings(fusion=None)  # MTEB tells no scores of a first stage
         info = getattr(self._reranker.scorer, "info", None)
         known = name or getattr(info, "model", None) or type(self._reranker.scorer).__name__
         self.mteb_model_meta = ModelMeta.create_empty(

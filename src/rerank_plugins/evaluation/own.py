@@ -53,7 +53,8 @@ def _read_own(row: Any, place: str, number: str) -> Topic:
     candidates = tuple(_own_document(one, place, i) for i, one in enumerate(documents))
     # A number is an id where ids are numbers, else a position.
     numbered = any(type(first_of(one, _ID_KEYS)) is int for one in documents)
-    grades = _own_grades(row.get("relevant") or [], candidates, place, numbered=numbered)
+    relevant = row.get("relevant")
+    grades = _own_grades([] if relevant is None else relevant, candidates, place, numbered=numbered)
     return Topic(
         id=str(row.get("id", number)),
         query=query,

@@ -2,22 +2,24 @@
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
 
-from rerank_plugins.evaluation.extra import missing
-from rerank_plugins.evaluation.measures import Judge
 from rerank_plugins.evaluation.systems import Orders
-from rerank_plugins.evaluation.topics import Topic
+from rerank_plugins.evaluation.topics import Candidate, Topic
 
-try:
-    from ir_measures import Success
-except ImportError as error:
-    raise missing("ir-measures", error) from error
-
-__all__ = ["Bearing", "Saving", "answer_grades", "bearing", "bears_answer", "count_words", "savings"]
+__all__ = [
+    "Bearing",
+    "Saving",
+    "answer_grades",
+    "bearers",
+    "bearing",
+    "bears_answer",
+    "count_words",
+    "savings",
+]
 
 _MOST_PASSAGES = 50
 _PROMPTS = (3, 5, 10, 20)
@@ -51,12 +53,22 @@ def _normalise(text: str) -> str:
 
 
 def answer_grades(topic: Topic) -> dict[str, int]:
-    """Return grade 1 for each candidate that bears an answer of the topic, 0 for the others."""
+    """Return grade 1 for each document with a candidate that bears an answer of the topic, else 0."""
     grades: dict[str, int] = {}
     for candidate in topic.candidates:
         found = int(bears_answer(candidate.text, topic.answers))
         grades[candidate.id] = max(found, grades.get(candidate.id, 0))
     return grades
+
+
+def bearers(topic: Topic, relevant_from: int = 1) -> set[Candidate]:
+    """Return the candidates that bear the answer: that contain one, or without answers, by their grade.
+
+    Chunks of one document share its grade, but an answer is in some of them only.
+    """
+    if topic.answers:
+        return {one for one in topic.candidates if bears_answer(one.text, topic.answers)}
+    return {one for one in topic.candidates if topic.grades.get(one.id, 0) >= relevant_from}
 
 
 @dataclass(frozen=True)
@@ -96,30 +108,26 @@ class Saving:
 
 def bearing(
     orders: Orders,
-    grades: Mapping[str, Mapping[str, int]],
+    bear: Mapping[str, Set[Candidate]],
     *,
-    relevant_from: int = 1,
     count_tokens: Callable[[str], int] = count_words,
 ) -> Bearing:
     """Measure prompts of 1 to 50 passages.
 
     Args:
         orders: Candidates, best first, by query id.
-        grades: Who bears an answer, by query id and document id: judgements, or `answer_grades`. Other
-            queries are left out.
-        relevant_from: The lowest grade that bears an answer.
+        bear: Those that bear the answer, by query id: `bearers`. Other queries are left out.
         count_tokens: Counts a passage's tokens.
     """
     most = min(_MOST_PASSAGES, max((len(order) for order in orders.values()), default=0))
-    measures = [Success(rel=relevant_from) @ k for k in range(1, most + 1)]
-    ids = {qid: [candidate.id for candidate in orders[qid][:most]] for qid in grades}
-    mean = Judge(grades, measures).measure(ids).mean if measures else {}
-    tokens = np.zeros((len(grades), most))
-    for row, qid in enumerate(grades):
-        counts = [count_tokens(candidate.text) for candidate in orders[qid][:most]]
-        tokens[row, : len(counts)] = counts
+    borne, tokens = np.zeros((2, len(bear), most))
+    for row, (qid, right) in enumerate(bear.items()):
+        passages = orders[qid][:most]
+        # Both by place: a prompt holds all chunks of a document, of which a measure counts the first alone.
+        borne[row, : len(passages)] = [passage in right for passage in passages]
+        tokens[row, : len(passages)] = [count_tokens(passage.text) for passage in passages]
     return Bearing(
-        recall=[mean[str(measure)] for measure in measures],
+        recall=np.maximum.accumulate(borne, axis=1).mean(axis=0).tolist(),
         tokens=tokens.cumsum(axis=1).mean(axis=0).tolist(),
     )
 
@@ -140,8 +148,7 @@ def savings(before: Bearing, after: Bearing, prompts: Sequence[int] = _PROMPTS) 
 def _saving(before: Bearing, after: Bearing, recall: float) -> Saving:
     least = before.recall.index(recall) + 1
     tokens = before.tokens[least - 1]
-    # Means of the same values in another order may differ in their last digit.
-    needed = next((k for k, reached in enumerate(after.recall, start=1) if reached >= recall - 1e-12), None)
+    needed = next((k for k, reached in enumerate(after.recall, start=1) if reached >= recall), None)
     if needed is None:
         return Saving(least, recall, tokens, None, None, None)
     tokens_after = after.tokens[needed - 1]

@@ -134,6 +134,7 @@ class Evaluation:
         systems: In the order given.
         rag: Whether prompts were judged by `"judgements"` or by `"answers"`.
         machine: Where latencies were measured.
+        scored_on: What scored besides its CPU: CUDA devices, a rerank server.
     """
 
     name: str
@@ -153,6 +154,7 @@ class Evaluation:
     systems: tuple[System, ...]
     rag: str
     machine: dict[str, Any]
+    scored_on: tuple[str, ...]
 
     @property
     def best(self) -> System:

@@ -52,7 +52,7 @@ def evaluate(
             one.
         depths: How many candidates to rerank; those beyond the most candidates there are count as these.
         relevant_from: The lowest grade that counts as relevant in binary measures, and bears an answer. For
-            TREC Deep Learning passages that is 2 by its organisers.
+            TREC Deep Learning passages that is 2 by its organisers. Has no part where answers judge.
         fusions: Measure each reranker fused with the first stage, too, by the same logits: `"rrf"`, a weight
             from 0 to 1, or `"fit"`: a weight chosen for nDCG@10 at the largest depth. Each fifth of the
             queries is judged with the weight chosen on the other four; the one to set is chosen on all.
@@ -81,6 +81,8 @@ def evaluate(
         raise InvalidInputError(msg)
     check_statistics(confidence, resamples)
     judged, judged_by = _judged(topics)
+    if judged_by == "answers":
+        relevant_from = 1  # to contain one is grade 1, there is no other
     wanted = check_wanted(fusions, judged)
     unanswerable = [topic for topic in topics if topic.unanswerable]
     levels = _levels(judged, depths)
@@ -118,6 +120,7 @@ def evaluate(
         systems=tuple(systems),
         rag="answers" if contest.answered else judged_by,
         machine=machine(),
+        scored_on=_scored_on(systems),
     )
 
 
@@ -166,3 +169,22 @@ def _score(
 ) -> Pass:
     reranker = given if isinstance(given, Reranker) else Reranker(given)
     return score_candidates(name, reranker, topics, levels, timed_queries=timed_queries, progress=progress)
+
+
+def _scored_on(systems: Sequence[System]) -> tuple[str, ...]:
+    """Name what scored besides this CPU, each once."""
+    of_systems = [system.cost.device for system in systems if system.cost and system.cost.device]
+    devices = [device for of_one in of_systems for device in of_one.split(",")]
+    return tuple(_named(device) for device in dict.fromkeys(devices) if device != "cpu")
+
+
+def _named(device: str) -> str:
+    if device == "remote":
+        return "a rerank server"
+    if not device.startswith("cuda"):
+        return device
+    import torch  # which a scorer on a server does without
+
+    # A scorer of your own may say what torch does not see.
+    seen = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    return f"{torch.cuda.get_device_name(device)} ({device})" if device in seen else device

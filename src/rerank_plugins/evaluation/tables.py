@@ -20,8 +20,7 @@ def facts(evaluation: Evaluation) -> list[str]:
         f"relevant in binary measures: {_relevant(evaluation)}",
         f"intervals: paired bootstrap, {evaluation.confidence:.0%}; p: paired randomisation test, two-sided, "
         "not corrected for the number of systems",
-        f"latencies: one query at a time, {evaluation.machine['cores']} cores of "
-        f"{evaluation.machine['cpu']}, {evaluation.machine['date']}",
+        f"latencies: one query at a time, {_where(evaluation)}, {evaluation.machine['date']}",
     ]
     if evaluation.left_out:
         said.append(f"{evaluation.left_out} queries without judgements are left out")
@@ -42,6 +41,11 @@ def _relevant(evaluation: Evaluation) -> str:
     if evaluation.judged_by == "answers":
         return "contains a short answer"
     return f"grade {evaluation.relevant_from} or higher"
+
+
+def _where(evaluation: Evaluation) -> str:
+    host = f"{evaluation.machine['cores']} cores of {evaluation.machine['cpu']}"
+    return ", ".join([*evaluation.scored_on, host])
 
 
 def _quality(evaluation: Evaluation) -> Table:
