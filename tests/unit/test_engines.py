@@ -42,19 +42,39 @@ def without(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(
-    ("avx512", "first", "second"), [(True, "openvino", "onnx"), (False, "onnx", "openvino")]
+    ("dtype", "ability", "able", "first", "second"),
+    [
+        ("float32", "has_avx512", True, "openvino", "onnx"),
+        ("float32", "has_avx512", False, "onnx", "openvino"),
+        ("int8", "has_vnni", True, "openvino", "onnx"),
+        ("int8", "has_vnni", False, "onnx", "openvino"),
+    ],
 )
-def test_the_default_on_cpu_is_what_is_faster_of_what_is_installed(
-    monkeypatch: pytest.MonkeyPatch, without, avx512: bool, first: str, second: str
+def test_a_cpu_gets_what_is_faster_on_it_of_what_is_installed(
+    monkeypatch: pytest.MonkeyPatch,
+    without,
+    dtype: str,
+    ability: str,
+    able: bool,
+    first: str,
+    second: str,
 ) -> None:
-    monkeypatch.setattr(choice, "has_avx512", lambda: avx512)
-    assert chosen() == (first, "auto: fastest in float32 on such a CPU, of what is installed")
+    monkeypatch.setattr(choice, ability, lambda: able)
+    assert chosen(dtype=dtype) == (
+        first,
+        f"auto: fastest in {dtype} on such a CPU, of what is installed",
+    )
     without("onnxruntime" if first == "onnx" else "openvino")
-    name, why = chosen()
+    name, why = chosen(dtype=dtype)
     assert name == second
     assert f'pip install "rerank-plugins[{first}]"' in why
+
+
+def test_without_either_torch_computes_but_not_in_int8(without) -> None:
     without("openvino", "onnxruntime")
     assert chosen()[0] == "torch"
+    with pytest.raises(MissingExtraError, match=r"rerank-plugins\[(openvino|onnx)\]"):
+        chosen(dtype="int8")
 
 
 def test_onnx_is_not_asked_for_a_precision_that_it_never_has() -> None:
@@ -71,21 +91,6 @@ def test_cuda_never_gets_a_cpu_engine() -> None:
     assert chosen(device="cuda:0", dtype="bfloat16")[0] == "torch"
     with pytest.raises(InvalidInputError, match="must have device 'cpu', but got 'cuda:0'"):
         chosen(device="cuda:0", engine="onnx")
-
-
-@pytest.mark.parametrize(
-    ("vnni", "first", "second"), [(True, "openvino", "onnx"), (False, "onnx", "openvino")]
-)
-def test_int8_takes_what_is_faster_on_this_cpu(
-    monkeypatch: pytest.MonkeyPatch, without, vnni: bool, first: str, second: str
-) -> None:
-    monkeypatch.setattr(choice, "has_vnni", lambda: vnni)
-    assert chosen(dtype="int8")[0] == first
-    without("onnxruntime" if first == "onnx" else "openvino")
-    assert chosen(dtype="int8")[0] == second
-    without("openvino", "onnxruntime")
-    with pytest.raises(MissingExtraError, match=f"rerank-plugins\\[{first}\\]"):
-        chosen(dtype="int8")
 
 
 def test_int8_is_never_chosen_and_never_given_up_silently(tiny: Path) -> None:
