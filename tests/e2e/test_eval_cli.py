@@ -159,7 +159,7 @@ def test_a_retriever_of_your_own_module(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_module_of_your_own_may_look_for_its_neighbours_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "neighbour_of_test.py").write_text("found = [('p001', 'Drain it.')]\n")
+    (tmp_path / "neighbour_of_test.py").write_text("found = [('p057', 'Drain it.')]\n")
     (tmp_path / "late_retriever_of_test.py").write_text(
         "import sys\n"
         "sys.path.insert(0, 'its own')\n"
