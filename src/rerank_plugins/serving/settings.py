@@ -51,7 +51,8 @@ class ServerSettings(_Settings):
     Attributes:
         host: Address to bind. One that other machines reach needs keys, or `allow_unauthenticated`.
         port: Port to bind; 0 takes a free one.
-        root_path: Path that a proxy strips before it forwards.
+        root_path: Path that a proxy strips before it forwards; for `rerank-plugins serve`, as other ASGI
+            servers and Ray have a setting of their own.
         models: What clients may ask for by name; the first is what they get without a name. Default: the
             model of `ScorerSettings`.
         aliases: Other names for them, such as `{"rerank-v3.5": "bundled"}`; `"*"` stands for every name that
