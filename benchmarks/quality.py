@@ -100,8 +100,9 @@ def check(topics: Topics, system: System, relevant_from: int) -> float:
     run, places = [], []
     for topic in topics:
         logits = system.logits[topic.id]
+        lowest = min(logits, default=0.0)
         # What is not reranked stays below, in its order.
-        below = [min(logits) - i for i in range(1, len(topic.candidates) - len(logits) + 1)]
+        below = [lowest - i for i in range(1, len(topic.candidates) - len(logits) + 1)]
         pairs = zip([*logits, *below], topic.candidates, strict=True)
         for place, (logit, candidate) in enumerate(sorted(pairs, key=lambda pair: -pair[0])):
             run.append(ScoredDoc(topic.id, candidate.id, logit))

@@ -18,6 +18,7 @@ from pydantic import (
 from rerank_plugins.calibration import Calibration
 from rerank_plugins.errors import InvalidInputError, MissingExtraError
 from rerank_plugins.lazy import LazyReranker
+from rerank_plugins.ranking import Ranking
 from rerank_plugins.reranker import Reranker
 from rerank_plugins.scoring.protocol import Scorer
 from rerank_plugins.settings import (
@@ -35,11 +36,11 @@ from rerank_plugins.template import DocumentTemplate
 
 __all__ = [
     "FUSED_KEY",
-    "NOT_RERANKED",
     "PASSAGE_KEY",
     "RerankFields",
     "content_passage",
     "earlier_marks",
+    "failure_marks",
     "lazy_reranker",
     "missing_extra",
     "plain_calibration",
@@ -59,6 +60,11 @@ def earlier_marks(metadata: Mapping[str, Any]) -> frozenset[str]:
     ours = {PASSAGE_KEY, FUSED_KEY}
     # One alone of these two is the user's own.
     return frozenset(ours | set(NOT_RERANKED) if metadata.keys() >= set(NOT_RERANKED) else ours)
+
+
+def failure_marks(ranking: Ranking) -> dict[str, Any]:
+    """Return the metadata that says that scoring failed, if it did."""
+    return {} if ranking.reranked else dict(zip(NOT_RERANKED, (False, ranking.reason), strict=True))
 
 
 def missing_extra(extra: str, error: ImportError) -> MissingExtraError:

@@ -5,7 +5,7 @@ from typing import Any
 
 from langchain_core.documents import Document
 
-from rerank_plugins._adapters import FUSED_KEY, NOT_RERANKED, PASSAGE_KEY, content_passage, earlier_marks
+from rerank_plugins._adapters import FUSED_KEY, PASSAGE_KEY, content_passage, earlier_marks, failure_marks
 from rerank_plugins.errors import InvalidInputError, InvalidTypeError
 from rerank_plugins.inputs import shorten
 from rerank_plugins.ranking import Ranking
@@ -81,7 +81,7 @@ def copy_ranked(
     for ranked in ranking:
         document = documents[ranked.index]
         content = document.page_content
-        metadata = _aside(_unmarked(document.metadata) | _marks(ranking), PASSAGE_KEY)
+        metadata = _aside(_unmarked(document.metadata) | failure_marks(ranking), PASSAGE_KEY)
         if ranking.reranked:
             metadata = {**_aside(metadata, score_key), score_key: ranked.score}
         if ranked.fused is not None:
@@ -97,13 +97,8 @@ def copy_ranked(
 
 def to_rows(ranking: Ranking) -> list[dict[str, Any]]:
     """Return positions and scores, best first, as partner packages do."""
-    marks = _marks(ranking)
+    marks = failure_marks(ranking)
     return [{"index": ranked.index, "relevance_score": ranked.score, **marks} for ranked in ranking]
-
-
-def _marks(ranking: Ranking) -> dict[str, Any]:
-    """Return what says that scoring failed, if it did."""
-    return {} if ranking.reranked else dict(zip(NOT_RERANKED, (False, ranking.reason), strict=True))
 
 
 def _unmarked(metadata: Mapping[str, Any]) -> dict[str, Any]:

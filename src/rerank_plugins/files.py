@@ -5,6 +5,7 @@ import json
 import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ __all__ = [
     "read_texts",
     "text_of",
     "unique_texts",
+    "written",
 ]
 
 _TEXT_KEYS = ("text", "content", "contents", "passage", "page_content")
@@ -71,6 +73,20 @@ def read_file(path: Path) -> str:
         msg = f"{path} must be a file that can be read, but: {error.strerror}"
         raise InvalidInputError(msg) from error
     return decode(raw, str(path))
+
+
+@contextmanager
+def written(option: str, path: Path) -> Iterator[None]:
+    """Turn what goes wrong when a file of an option is opened for writing into an error of ours.
+
+    Raises:
+        InvalidInputError: If it cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        msg = f"{option} must be a file that can be written, but {path}: {error.strerror}"
+        raise InvalidInputError(msg) from error
 
 
 def decode(raw: bytes, name: str) -> str:

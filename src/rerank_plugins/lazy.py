@@ -93,8 +93,10 @@ class LazyReranker:
 
         Models that run here are shared in any case, and in a forked child they are not.
         """
+        if not isinstance(self.scorer_settings, RemoteSettings):
+            return  # nor wait for one that is being loaded
         with self._lock:
-            if self._ready is None and isinstance(self.scorer_settings, RemoteSettings):
+            if self._ready is None:
                 self._ready = Reranker(scorer, settings=self.settings)
 
     async def aget(self) -> Reranker:

@@ -7,11 +7,11 @@ from typing import Any
 
 from rerank_plugins._adapters import (
     FUSED_KEY,
-    NOT_RERANKED,
     PASSAGE_KEY,
     RerankFields,
     content_passage,
     earlier_marks,
+    failure_marks,
     missing_extra,
 )
 from rerank_plugins.errors import InvalidInputError
@@ -172,7 +172,7 @@ class CrossEncoderRerank(RerankFields, BaseNodePostprocessor):
         self, nodes: Sequence[NodeWithScore], scored: Sequence["_Scored"], ranking: Ranking
     ) -> list[NodeWithScore]:
         if not ranking.reranked:
-            marks = dict(zip(NOT_RERANKED, (False, ranking.reason), strict=True))
+            marks = failure_marks(ranking)
             kept = [nodes[ranked.index] for ranked in ranking]
             return [NodeWithScore(node=_annotate(node.node, marks), score=node.score) for node in kept]
         return [self._to_node(nodes[ranked.index], scored[ranked.index], ranked) for ranked in ranking]

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["machine"]
+__all__ = ["cores_of", "machine"]
 
 _LIBRARIES = (
     "rerank-plugins",
@@ -36,6 +37,11 @@ def machine() -> dict[str, Any]:
         "libraries": {name: found for name in _LIBRARIES if (found := _version(name))},
         "date": datetime.now(UTC).date().isoformat(),
     }
+
+
+def cores_of(found: Mapping[str, Any]) -> str:
+    """Return the processor that `machine` found, in words."""
+    return f"{found['cores']} cores of {found['cpu']}"
 
 
 def _cpu_info(key: str) -> str:

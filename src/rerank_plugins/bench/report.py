@@ -11,7 +11,7 @@ from rich.table import Table
 from rerank_plugins.bench.contestants import Skipped
 from rerank_plugins.bench.measure import ENOUGH, Agreement, Load, Race
 from rerank_plugins.errors import MissingExtraError
-from rerank_plugins.machine import machine
+from rerank_plugins.machine import cores_of, machine
 
 __all__ = ["Report", "Result", "machine", "plot", "require_plot", "tables"]
 
@@ -88,7 +88,7 @@ class Report:
     @property
     def where(self) -> str:
         """What computed, in words."""
-        host = f"{self.machine['cores']} cores of {self.machine['cpu']}"
+        host = cores_of(self.machine)
         return host if self.card is None else f"{self.card} ({self.device}) and {host}"
 
     def to_json(self) -> str:

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from rerank_plugins.bench.report import plot, require_plot, tables
 from rerank_plugins.bench.run import Plan, run_benchmark
-from rerank_plugins.errors import InvalidInputError
+from rerank_plugins.files import written
 
 __all__ = ["bench"]
 
@@ -21,7 +21,8 @@ def bench(plan: Plan, *, json_path: Path | None, plot_path: Path | None) -> None
         require_plot()
     for option, path in (("--json", json_path), ("--plot", plot_path)):
         if path:
-            _check_writable(option, path)
+            with written(option, path):
+                path.open("a").close()
     progress = Console(stderr=True)
     with progress.status("starting") as status:
         report = run_benchmark(plan, status.update)
@@ -39,11 +40,3 @@ def bench(plan: Plan, *, json_path: Path | None, plot_path: Path | None) -> None
         json_path.write_text(report.to_json())
     if plot_path:
         plot(report, plot_path)
-
-
-def _check_writable(option: str, path: Path) -> None:
-    try:
-        path.open("a").close()
-    except OSError as error:
-        msg = f"{option} must be a file that can be written, but {path}: {error.strerror}"
-        raise InvalidInputError(msg) from error

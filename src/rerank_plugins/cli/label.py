@@ -53,19 +53,18 @@ def label(inputs: Sequence[str], output: str, options: dict[str, Any]) -> None:
 
 @contextmanager
 def _bar(console: Console) -> Iterator[Any]:
-    # What the library warns of, such as a cluster without room for the workers, while nothing moves.
-    logger, above = (
-        logging.getLogger("rerank_plugins.labelling"),
-        RichHandler(console=console, show_path=False),
-    )
+    logger = logging.getLogger("rerank_plugins.labelling")
+    # What it warns of, such as a cluster without room for the workers, while nothing moves.
+    above = RichHandler(console=console, show_path=False)
     logger.addHandler(above)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("pairs"), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-        try:
+    bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+    try:
+        with bar:
+            task = bar.add_task("", total=None)
             yield lambda report: bar.update(task, completed=report.done, total=report.rows)
-        finally:
-            logger.removeHandler(above)
+    finally:
+        logger.removeHandler(above)
 
 
 def _lines(report: LabelReport, output: str) -> Iterator[str]:

@@ -15,6 +15,7 @@ from rerank_plugins._adapters import lazy_reranker
 from rerank_plugins.cli.formats import Topic
 from rerank_plugins.cli.options import OutputFormat
 from rerank_plugins.errors import InvalidInputError
+from rerank_plugins.files import written
 from rerank_plugins.inputs import shorten
 from rerank_plugins.ranking import RankedDocument, Ranking
 
@@ -127,11 +128,8 @@ def _open(output: Path | None) -> Iterator[TextIO]:
     if output is None:
         yield sys.stdout
         return
-    try:
+    with written("--output", output):
         file = output.open("w", encoding="utf-8")
-    except OSError as error:
-        msg = f"--output must be a file that can be written, but {output}: {error.strerror}"
-        raise InvalidInputError(msg) from error
     with file:
         yield file
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.evaluation import rag
@@ -181,10 +182,6 @@ def _scored_on(systems: Sequence[System]) -> tuple[str, ...]:
 def _named(device: str) -> str:
     if device == "remote":
         return "a rerank server"
-    if not device.startswith("cuda"):
-        return device
-    import torch  # which a scorer on a server does without
-
     # A scorer of your own may say what torch does not see.
     seen = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     return f"{torch.cuda.get_device_name(device)} ({device})" if device in seen else device

@@ -6,6 +6,7 @@ from rerank_plugins.evaluation.measures import PRIMARY
 from rerank_plugins.evaluation.results import Evaluation
 from rerank_plugins.evaluation.table import Table, counts, difference
 from rerank_plugins.evaluation.tables_chosen import CHOSEN
+from rerank_plugins.machine import cores_of
 
 __all__ = ["Table", "facts", "tables"]
 
@@ -44,8 +45,7 @@ def _relevant(evaluation: Evaluation) -> str:
 
 
 def _where(evaluation: Evaluation) -> str:
-    host = f"{evaluation.machine['cores']} cores of {evaluation.machine['cpu']}"
-    return ", ".join([*evaluation.scored_on, host])
+    return ", ".join([*evaluation.scored_on, cores_of(evaluation.machine)])
 
 
 def _quality(evaluation: Evaluation) -> Table:

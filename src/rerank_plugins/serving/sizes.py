@@ -82,24 +82,22 @@ def cut(query: str, documents: list[str], limits: Limits, reranker: Reranker) ->
         raise InvalidInputError(msg)
     longest = int(known(reranker, "max_length", LONGEST_PAIR))
 
-    def start(texts: list[str], size: int | None, beside: str) -> list[str]:
-        if size is None:
-            return texts
-        # A window holds what fits beside the query: what is longer than one is made of several.
-        windows = -(-size // max(longest - scorer.extents(beside, [])[0].tokens - _SPECIAL_TOKENS, 1))
+    def start(texts: list[str], size: int, beside: str, taken: int) -> list[str]:
+        # A window holds what fits beside what is taken: what is longer than one is made of several.
+        windows = -(-size // max(longest - taken, 1))
         found = scorer.windows(beside, texts, size=size // windows, overlap=0, most=windows)
         return [text[: spans[-1][1]] for text, spans in zip(texts, found, strict=True)]
 
-    (query,) = start([query], limits.query, "")
-    size = limits.document
+    if limits.query is not None:
+        (query,) = start([query], limits.query, "", _SPECIAL_TOKENS)
+    taken = scorer.extents(query, [])[0].tokens + _SPECIAL_TOKENS
+    sizes = [limits.document] if limits.document is not None else []
     if limits.pair is not None:
-        of_query, _ = scorer.extents(query, [])
-        room = limits.pair - of_query.tokens - _SPECIAL_TOKENS
-        if room < 1:
+        if limits.pair <= taken:
             msg = f"{limits.pair} tokens for query and document leave documents nothing; raise it"
             raise InvalidInputError(msg)
-        size = room if size is None else min(size, room)
-    return query, start(documents, size, query)
+        sizes.append(limits.pair - taken)
+    return query, start(documents, min(sizes), query, taken) if sizes else documents
 
 
 def _windows(reranker: Reranker) -> float:

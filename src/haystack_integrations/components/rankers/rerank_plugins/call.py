@@ -8,7 +8,7 @@ from typing import Any
 from haystack import Document
 from haystack.tracing.tracer import tracer
 
-from rerank_plugins._adapters import FUSED_KEY, NOT_RERANKED, PASSAGE_KEY, content_passage, earlier_marks
+from rerank_plugins._adapters import FUSED_KEY, PASSAGE_KEY, content_passage, earlier_marks, failure_marks
 from rerank_plugins.errors import InvalidTypeError
 from rerank_plugins.inputs import shorten
 from rerank_plugins.ranking import RankedDocument, Ranking
@@ -72,8 +72,7 @@ class RankerCall:
         marks = earlier_marks(document.meta)
         meta = {key: value for key, value in document.meta.items() if key not in marks}
         if not ranking.reranked:
-            failed = zip(NOT_RERANKED, (False, ranking.reason), strict=True)
-            return replace(document, meta=meta | dict(failed))
+            return replace(document, meta=meta | failure_marks(ranking))
         start = self.rendered[ranked.index].content_start
         passage = content_passage(ranked.passage, start, len(document.content or ""))
         if passage is not None:
