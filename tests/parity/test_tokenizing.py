@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from rerank_plugins import CrossEncoderScorer
-from rerank_plugins.scoring import tokenizing
-from rerank_plugins.scoring.tokenizing import TextTokenizer, never_looks_across_spaces
+from rerank_plugins.scoring import bert_words, tokenizing
+from rerank_plugins.scoring.bert_words import WordLookup
+from rerank_plugins.scoring.tokenizing import TextTokenizer
 from tests.models import BUNDLED
 from tests.texts import make_text
 
@@ -94,8 +95,13 @@ def whole(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     return [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
 
 
-def test_the_familys_tokenizer_is_one_that_never_looks_across_spaces(plain: Tokenizer) -> None:
-    assert never_looks_across_spaces(plain)
+def known_words(ours: TextTokenizer) -> int:
+    assert ours._words is not None
+    return ours._words._table.used
+
+
+def test_the_familys_texts_are_looked_up_word_by_word(plain: Tokenizer) -> None:
+    assert isinstance(TextTokenizer(plain)._words, WordLookup)
 
 
 @settings(max_examples=400)
@@ -117,7 +123,7 @@ def test_every_character_between_letters_and_between_spaces(plain: Tokenizer) ->
     texts = []
     for i in range(0, len(points), 16):
         some = points[i : i + 16]
-        texts.append("".join(f"a{c}b {c} {c}c d{c} " for c in some))
+        texts.append("".join(f"a{c}b {c} {c}c d{c} ,{c}- ({c}) " for c in some))
     ours = TextTokenizer(plain)
     assert [numbers(ids) for ids in ours.ids(texts, 10**6)] == whole(plain, texts)
 
@@ -147,7 +153,7 @@ def test_many_texts_are_looked_up_some_at_a_time(plain: Tokenizer, monkeypatch: 
 def test_what_is_not_read_costs_nothing(plain: Tokenizer) -> None:
     ours = TextTokenizer(plain)
     ours.ids([" ".join(f"word{i}" for i in range(100_000))], 16)
-    assert ours._table.used <= 1 + 16 * tokenizing.CHARACTERS_PER_TOKEN // len("word0 ") + 1
+    assert known_words(ours) <= 2 + 16 * tokenizing.CHARACTERS_PER_TOKEN // len("word0 ") + 1
 
 
 def test_words_of_all_lengths_are_remembered_or_not(plain: Tokenizer) -> None:
@@ -157,15 +163,15 @@ def test_words_of_all_lengths_are_remembered_or_not(plain: Tokenizer) -> None:
     words += [word + "\x00" for word in words] + ["\x00" + word for word in words]
     for _ in range(2):
         assert [numbers(ids) for ids in ours.ids(words, 10**6)] == whole(plain, words)
-    known = ours._table.used
+    known = known_words(ours)
     ours.ids(["a" * 31, "é" * 15], 10**6)
-    assert ours._table.used == known
+    assert known_words(ours) == known
     ours.ids(["a" * 32, "é" * 16], 10**6)
-    assert ours._table.used == known + 2
+    assert known_words(ours) == known + 2
 
 
 def test_threads_while_words_are_forgotten(plain: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenizing, "_MOST_WORDS", 64)
+    monkeypatch.setattr(bert_words, "_MOST_WORDS", 64)
     ours = TextTokenizer(plain)
     texts = [make_text(1 + i % 60, seed=i) for i in range(200)]
     expected = whole(plain, texts)
@@ -176,7 +182,7 @@ def test_threads_while_words_are_forgotten(plain: Tokenizer, monkeypatch: pytest
 
     with ThreadPoolExecutor(16) as pool:
         assert all(pool.map(encode, range(32)))
-    assert ours._table.used <= 64 + 60
+    assert known_words(ours) <= 64 + 60
 
 
 def test_other_tokenizers_get_whole_texts(plain: Tokenizer) -> None:
@@ -188,14 +194,51 @@ def test_other_tokenizers_get_whole_texts(plain: Tokenizer) -> None:
         pipeline = json.loads(plain.to_str())
         pipeline[part] = replacement
         other = Tokenizer.from_str(json.dumps(pipeline))
-        assert not never_looks_across_spaces(other)
         ours = TextTokenizer(other)
+        assert ours._words is None
         assert numbers(ours.ids(["New York is big"], 3)[0]) == whole(other, ["New York is big"])[0][:3]
     spaced = Tokenizer.from_str(plain.to_str())
     spaced.add_tokens(["new york"])
-    assert not never_looks_across_spaces(spaced)
+    assert TextTokenizer(spaced)._words is None
     assert numbers(TextTokenizer(spaced).ids(["in new york"], 9)[0]) == whole(spaced, ["in new york"])[0]
 
 
+@settings(max_examples=100)
+@given(
+    texts=st.lists(TEXTS, max_size=4),
+    lowercase=st.booleans(),
+    strip_accents=st.sampled_from([None, True, False]),
+    clean_text=st.booleans(),
+    added=st.lists(
+        st.sampled_from(["[DOC]", "the", "x", ".", "a-b", "<q>", "Ünï", "U.S", "in'"]),
+        max_size=3,
+        unique=True,
+    ),
+    normalized=st.booleans(),
+)
+def test_other_bert_tokenizers(
+    plain: Tokenizer,
+    texts: list[str],
+    lowercase: bool,
+    strip_accents: bool | None,
+    clean_text: bool,
+    added: list[str],
+    normalized: bool,
+) -> None:
+    pipeline = json.loads(plain.to_str())
+    pipeline["normalizer"] |= {
+        "lowercase": lowercase,
+        "strip_accents": strip_accents,
+        "clean_text": clean_text,
+    }
+    other = Tokenizer.from_str(json.dumps(pipeline))
+    other.add_tokens([AddedToken(token, normalized=normalized) for token in added])
+    texts = [*texts, *(f"A{token}b, THE.{token.upper()} {token}" for token in added)]
+    ours = TextTokenizer(other)
+    assert ours._words is not None
+    for _ in range(2):
+        assert [numbers(ids) for ids in ours.ids(texts, 10**6)] == whole(other, texts)
+
+
 def test_the_scorer_uses_it(tiny_scorer: CrossEncoderScorer) -> None:
-    assert tiny_scorer._loaded.encoder._texts._by_word
+    assert tiny_scorer._loaded.encoder._texts._words

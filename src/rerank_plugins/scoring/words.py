@@ -31,7 +31,7 @@ Number = TypeVar("Number", bound=np.generic)
 
 @dataclass(frozen=True)
 class Words:
-    """What stands between the spaces of some texts.
+    """What stands between the spaces of some texts; tabs and ends of lines are spaces, too.
 
     Attributes:
         data: The texts in UTF-8, with a space before each and behind the last.
@@ -46,18 +46,19 @@ class Words:
     ends: Ints
 
     @classmethod
-    def of(cls, texts: Sequence[str]) -> Self:
-        """Split texts; the empty string is a word, too."""
-        parts = [text.encode() for text in texts]
-        data = b" ".join([b"", *parts, bytes(_WIDTH)])  # the zeros, as a row is read at every byte
+    def of(cls, texts: Sequence[bytes]) -> Self:
+        """Split texts in UTF-8; the empty string is a word, too."""
+        data = b" ".join([b"", *texts, bytes(_WIDTH)])  # the zeros, as a row is read at every byte
+        for space in b"\t\n\r":
+            data = data.replace(bytes([space]), b" ")
         spaces = (np.frombuffer(data, dtype=np.uint8) == _SPACE).nonzero()[0]
         overlapping = np.ndarray(len(data) - _WIDTH, f"V{_WIDTH}", data, offset=1, strides=(1,))
         rows = _lanes(overlapping[spaces[:-1]])
         rows &= _lanes(_MASK_ROWS.take(spaces[1:] - spaces[:-1], mode="clip"))
-        sizes = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
+        sizes = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
         return cls(data, spaces, rows, spaces.searchsorted((sizes + 1).cumsum()))
 
-    def distinct(self, which: Ints) -> tuple[list[str], Ints, Ints]:
+    def distinct(self, which: Ints) -> tuple[list[bytes], Ints, Ints]:
         """Return the different words at `which`; where each comes first; for each of `which`, which it is."""
         numbers: dict[bytes, int] = {}
         data = self.data
@@ -66,7 +67,7 @@ class Words:
         found = np.array(inverse, dtype=np.int64)
         first = np.empty(len(numbers), dtype=np.int64)
         first[found[::-1]] = which[::-1]
-        return [word.decode() for word in numbers], first, found
+        return list(numbers), first, found
 
 
 class WordTable:
@@ -98,8 +99,11 @@ class WordTable:
 
     @property
     def full(self) -> bool:
-        """Whether no more words can be found again."""
-        return self.used >= self._capacity
+        """Whether no more words can be found again, or there are more ids than words that fit can have.
+
+        Of a text without spaces, as Chinese has none, the ids are those of one word, and never looked up.
+        """
+        return self.used >= self._capacity or self._ids_used >= self._capacity * _WIDTH
 
     def find(self, rows: Rows) -> Ints:
         """Return int64 [n], the entry of each row; 0 where there is none, as for words that do not fit."""
