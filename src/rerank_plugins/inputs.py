@@ -1,7 +1,7 @@
 """Checks of what callers hand in. Every error names the value, its position, and the fix."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import filterfalse
 from numbers import Real
 from typing import Any
@@ -52,6 +52,12 @@ def check_documents(documents: Iterable[Any]) -> Iterable[str]:
         msg = (
             f"documents must be a list of str, but got {type(documents).__name__}: "
             f"{shorten(documents)}; put a single document into a list"
+        )
+        raise InvalidTypeError(msg)
+    if isinstance(documents, Mapping | set | frozenset):
+        msg = (
+            "documents must be in an order, as results name them by index, but got "
+            f"{type(documents).__name__}: {shorten(documents)}; give a list, of a mapping's values"
         )
         raise InvalidTypeError(msg)
     if not isinstance(documents, Iterator):

@@ -25,7 +25,7 @@ def window_scorer(scorer: Scorer, purpose: str) -> WindowScorer:
         return scorer
     msg = (
         f"{purpose} needs a scorer with methods windows and extents, but got {scorer!r}; use a "
-        'CrossEncoderScorer, or long_documents="truncate"'
+        "CrossEncoderScorer"
     )
     raise InvalidInputError(msg)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from copy import copy
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -19,7 +20,7 @@ import numpy as np
 from rerank_plugins.calibration import PLAIN, Calibration
 from rerank_plugins.errors import InvalidInputError, ScoringError
 from rerank_plugins.fusion import best_first, fuse, read_first_stage
-from rerank_plugins.inputs import check_documents, check_query
+from rerank_plugins.inputs import check_documents, check_query, shorten
 from rerank_plugins.passages import Passages, window_scorer
 from rerank_plugins.preview import PreviewedPair, preview
 from rerank_plugins.ranking import RankedDocument, Ranking, RankingStats
@@ -106,11 +107,14 @@ class Reranker:
         trace_content: bool | Unset = UNSET,
         settings: RerankSettings | None = None,
     ) -> None:
-        if not isinstance(scorer, Scorer):
+        if not isinstance(scorer, Scorer) or isinstance(scorer, type):
             msg = (
                 f"scorer must have a method score(query, documents), but got {scorer!r}; "
                 "pass a CrossEncoderScorer"
             )
+            raise InvalidInputError(msg)
+        if settings is not None and not isinstance(settings, RerankSettings):
+            msg = f"settings must be RerankSettings, but got {type(settings).__name__}: {shorten(settings)}"
             raise InvalidInputError(msg)
         self.scorer = scorer
         options = given(
@@ -265,39 +269,77 @@ class Reranker:
 
 def _override(settings: RerankSettings, changes: dict[str, Any]) -> RerankSettings:
     """Return validated settings with `changes` applied."""
-    return type(settings)(**{**settings.model_dump(), **changes}) if changes else settings
+    if not changes:
+        return settings
+    key = tuple(changes.items())
+    try:
+        hash(key)
+    except TypeError:  # nothing that a setting of one call may be, but pydantic says so better
+        return _changed(settings, changes)
+    return _remembered(settings, key)
+
+
+def _changed(settings: RerankSettings, changes: Mapping[str, Any]) -> RerankSettings:
+    return type(settings)(**{**settings.model_dump(), **changes})
+
+
+@lru_cache(maxsize=256)  # a millisecond each time otherwise, and callers change the same things again
+def _remembered(settings: RerankSettings, changes: tuple[tuple[str, Any], ...]) -> RerankSettings:
+    return _changed(settings, dict(changes))
 
 
 def _score(scorer: Scorer, query: str, documents: list[str]) -> Scores:
     if isinstance(scorer, DetailedScorer):
-        return scorer.score_detailed(query, documents)
+        return _checked(scorer, scorer.score_detailed(query, documents), len(documents))
     return _plain(scorer, query, documents)
 
 
 async def _ascore(scorer: Scorer, query: str, documents: list[str]) -> Scores:
     if isinstance(scorer, DetailedScorer):
-        return await scorer.ascore_detailed(query, documents)
+        return _checked(scorer, await scorer.ascore_detailed(query, documents), len(documents))
     return await asyncio.to_thread(_plain, scorer, query, documents)
 
 
 def _plain(scorer: Scorer, query: str, documents: list[str]) -> Scores:
     """Score with a scorer that returns logits only; nothing is known to be cut."""
-    logits = np.asarray(scorer.score(query, documents), dtype=np.float32)
-    if logits.shape != (len(documents),) or not np.isfinite(logits).all():
+    returned = scorer.score(query, documents)
+    try:
+        logits = np.asarray(returned, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        msg = f"a scorer must return logits, but {scorer!r} returned {shorten(returned)}"
+        raise ScoringError(msg) from error
+    none_cut = np.zeros(len(documents), dtype=np.bool_)
+    scores = Scores(logits, np.zeros(len(documents), dtype=np.int32), none_cut, none_cut)
+    return _checked(scorer, scores, len(documents))
+
+
+def _checked(scorer: Scorer, scores: Scores, count: int) -> Scores:
+    logits = scores.logits
+    if logits.shape != (count,) or not np.isfinite(logits).all():
         msg = (
-            f"a scorer must return {len(documents)} finite logits, but {scorer!r} returned "
+            f"a scorer must return {count} finite logits, but {scorer!r} returned "
             f"shape {logits.shape}, {int(np.isfinite(logits).sum())} of them finite"
         )
         raise ScoringError(msg)
-    none_cut = np.zeros(len(documents), dtype=np.bool_)
-    return Scores(logits, np.zeros(len(documents), dtype=np.int32), none_cut, none_cut)
+    return scores
+
+
+def _info(scorer: Scorer) -> ScorerInfo | None:
+    """Return what a scorer says of itself, if it is something we can read."""
+    info = getattr(scorer, "info", None)
+    return info if isinstance(info, ScorerInfo) else None
 
 
 def _warn_of_another_model(scorer: Scorer, calibration: Calibration | None) -> None:
-    model = getattr(getattr(scorer, "info", None), "model", None)
-    of = None if calibration is None else calibration.model
-    if of is not None and model is not None and of != model:
-        logger.warning("the calibration was fitted for %s, but the scorer's model is %s", of, model)
+    info = _info(scorer)
+    if info is None or calibration is None:
+        return
+    for what in ("model", "revision"):
+        fitted, found = getattr(calibration, what), getattr(info, what)
+        if not {None, "unknown"} & {fitted, found} and fitted != found:
+            logger.warning(
+                "the calibration was fitted for %s %s, but the scorer's is %s", what, fitted, found
+            )
 
 
 class _Call:
@@ -313,7 +355,7 @@ class _Call:
     ) -> None:
         self.started = time.perf_counter()
         self.scorer = reranker.scorer
-        self.info: ScorerInfo | None = getattr(reranker.scorer, "info", None)
+        self.info = _info(reranker.scorer)
         self.settings = _override(reranker.settings, changes)
         self.query = check_query(query)
         self.documents = list(check_documents(documents))

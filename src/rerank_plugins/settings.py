@@ -84,7 +84,9 @@ def describe(error: ValidationError, owner: str) -> str:
         if isinstance(cause, InvalidInputError):  # ours already, from a nested check
             return str(cause)
         name = ".".join(map(str, issue["loc"])) or "settings"
-        return f"{owner}.{name}: {issue['msg']}, but got {issue.get('input')!r}"
+        # What is given under an unknown name may be a secret, too.
+        hidden = name == "token" or issue["type"] == "extra_forbidden"
+        return f"{owner}.{name}: {issue['msg']}" + ("" if hidden else f", but got {issue.get('input')!r}")
 
     return "; ".join(line(issue) for issue in error.errors(include_url=False))
 
@@ -105,6 +107,9 @@ class _Settings(BaseSettings):
         except ValidationError as error:
             raise InvalidInputError(describe(error, type(self).__name__)) from None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.model_dump())  # which leaves secrets out
+
     @classmethod
     def of(cls, settings: Self | None, options: Mapping[str, Any]) -> Self:
         """Return settings that were given at once, or those that single options make.
@@ -115,7 +120,14 @@ class _Settings(BaseSettings):
         if settings is not None and options:
             msg = f"give either settings or single options, but got both: {sorted(options)}"
             raise InvalidInputError(msg)
+        if settings is not None and not isinstance(settings, cls):
+            msg = f"settings must be {cls.__name__}, but got {type(settings).__name__}"
+            raise InvalidInputError(msg)
         return cls(**options) if settings is None else settings
+
+
+def _rebuild(kind: type[_Settings], fields: dict[str, Any]) -> _Settings:
+    return kind(**fields)
 
 
 class ScorerSettings(_Settings):
@@ -154,7 +166,7 @@ class ScorerSettings(_Settings):
             user's cache.
         cache_dir: Folder of the hub cache. None: huggingface_hub's.
         local_files_only: Never ask the hub, use what is cached.
-        token: Hub token; never serialised. None: what huggingface_hub finds by itself.
+        token: Hub token; in no repr, dump, error or pickle. None: what huggingface_hub finds by itself.
     """
 
     model: str = Field(default=DEFAULT_MODEL, min_length=1)

@@ -626,7 +626,8 @@ def test_whatever_ends_an_engines_thread_nobody_waits_forever(
     for answer in (inside, waiting):
         with pytest.raises(ScoringError, match="engine's thread ended by Panic"):
             answer.result(10)
-    with pytest.raises(ScoringError, match="must be open"):
+    assert worker.closed
+    with pytest.raises(ScoringError, match="thread has ended, as the log says"):
         worker.submit(request(1, name=3))
     worker.close()
     assert "ended by Panic" in caplog.text
@@ -647,4 +648,21 @@ def test_an_error_of_any_kind_is_explained(recorder: Recorder) -> None:
     with pytest.raises(ScoringError, match="recorder engine failed on 1 pairs: no such kernel") as caught:
         inside.result(10)
     assert isinstance(caught.value.__cause__, OddError)
+    worker.close()
+
+
+def test_logits_that_are_no_numbers_fail_their_own_request_alone(recorder: Recorder) -> None:
+    worker, first = held(recorder)
+    bad, good = worker.submit(request(2, name=2)), worker.submit(request(3, name=3))
+
+    def forward(pairs: EncodedPairs, indices: np.ndarray) -> np.ndarray:
+        names = pairs.ids[pairs.offsets[indices]]
+        return np.where(names == 2, np.nan, names).astype(np.float32)
+
+    with patch.object(recorder, "forward", forward):
+        recorder.gate.set()
+        first.result(10)
+        with pytest.raises(ScoringError, match="2 that are not"):
+            bad.result(10)
+        assert good.result(10).logits.tolist() == [3, 3, 3]
     worker.close()

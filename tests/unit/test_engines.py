@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from rerank_plugins import (
 )
 from rerank_plugins.scoring import registry
 from rerank_plugins.scoring.engines import artifacts, choice, precision
+from rerank_plugins.scoring.engines.calibration import calibration_sources
 from rerank_plugins.scoring.engines.choice import choose_engine
+from rerank_plugins.scoring.loading import find_model
 
 BERT = {"model_type": "bert"}
 OTHER = {"model_type": "electra"}
@@ -276,3 +279,29 @@ def test_a_named_engine_gets_a_precision_that_it_has(
         assert ("has no bfloat16" in scorer.info.reasons["dtype"]) == lacks
     with pytest.raises(InvalidInputError, match="dtype"):
         CrossEncoderScorer(str(tiny), device="cpu", engine="onnx", dtype="bfloat16")
+
+
+def test_a_graph_can_be_read_by_whoever_can_read_the_cache(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    folder = artifacts.artifact(str(tmp_path), "key", lambda f: (f / "graph").touch())
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
+def test_an_int8_graph_is_made_again_when_its_texts_are_tokenised_otherwise() -> None:
+    found = find_model(ScorerSettings(model="bundled"))
+    same, shorter = calibration_sources(found), calibration_sources(replace(found, max_length=256))
+    assert same == calibration_sources(found)
+    assert same != shorter
+
+
+@pytest.mark.parametrize("asked", [{"engine": "onnx"}, {"dtype": "int8"}])
+def test_what_only_a_cpu_runs_is_not_sent_to_a_gpu(
+    asked: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    key, reasons = registry._resolve(ScorerSettings(model="bundled", **asked))
+    assert key.device == "cpu"
+    assert "runs there alone" in reasons["device"]
+    key, _ = registry._resolve(ScorerSettings(model="bundled"))
+    assert key.device == "cuda:0"

@@ -275,3 +275,60 @@ def test_weights_that_are_not_those_of_their_digest_are_refused(copy: Path) -> N
     weights.write_bytes(damaged)
     with pytest.raises(ModelFormatError, match="damaged or was changed"):
         find_model(settings)
+
+
+def test_weights_beside_the_checkpoints_own_are_not_read(copy: Path) -> None:
+    weights = load_weights(copy)
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, copy / "model_old.safetensors")
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in load_weights(copy).items())
+    # Parts of one that was split are read together.
+    (copy / "model.safetensors").unlink()
+    for i, names in enumerate((sorted(weights)[:10], sorted(weights)[10:]), 1):
+        save_file({name: weights[name] for name in names}, copy / f"model-0000{i}-of-00002.safetensors")
+    assert load_weights(copy).keys() == weights.keys()
+
+
+@pytest.mark.parametrize("stored", [[torch.ones(1)], {"bert": {"weight": torch.ones(1)}}])
+def test_a_pickle_that_holds_no_tensors_by_name(copy: Path, stored: object) -> None:
+    (copy / "model.safetensors").unlink()
+    torch.save(stored, copy / "pytorch_model.bin")
+    with pytest.raises(ModelFormatError, match="tensors by name"):
+        load(copy)
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser/model", "x" * 5000, "a\x00b"])
+def test_a_name_that_no_folder_can_have(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="must be a hub id, a folder or"):
+        CrossEncoderScorer(name, device="cpu", cache_dir=str(tmp_path), local_files_only=True)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_attention_heads": 7}, {"num_hidden_layers": 0}, {"num_hidden_layers": "2"}]
+)
+def test_sizes_that_cannot_be(copy: Path, changes: dict[str, object]) -> None:
+    edit_config(copy, **changes)
+    with pytest.raises(ModelFormatError, match=next(iter(changes))):
+        load(copy)
+
+
+def test_a_length_that_is_no_number(copy: Path) -> None:
+    (copy / "tokenizer_config.json").write_text('{"model_max_length": "512"}')
+    with pytest.raises(ModelFormatError, match="must be numbers"):
+        load(copy)
+
+
+def test_damaged_weights_are_told_by_transformers_too(copy: Path) -> None:
+    path = copy / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ModelFormatError, match="cannot load the checkpoint"):
+        CrossEncoderScorer(str(copy), device="cpu", engine="transformers")
+
+
+def test_a_digest_may_stand_alone_and_may_be_nonsense(copy: Path) -> None:
+    digest = copy / "model.safetensors.sha256"
+    digest.write_text(sha256(copy / "model.safetensors") + "\n")
+    load(copy)
+    for nonsense in (b"\xff\xfe", b""):
+        digest.write_bytes(nonsense)
+        with pytest.raises(ModelFormatError, match="must have the SHA-256"):
+            load(copy)

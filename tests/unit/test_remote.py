@@ -208,6 +208,54 @@ WRONG: dict[str, tuple[faults.Fault, str]] = {
 }
 
 
+def test_parts_of_a_failed_call_ask_no_more(server: RerankServer) -> None:
+    refused = threading.Event()
+
+    def refuse(handler: Any, answer: Any) -> Any:
+        refused.set()
+        return faults.status(400)(handler, answer)
+
+    def fail_after(handler: Any, answer: Any) -> Any:
+        refused.wait(10)
+        return faults.status(503)(handler, answer)
+
+    server.faults.extend([fail_after, fail_after, refuse])
+    server.always = faults.status(503)
+    with RemoteScorer(server.url, max_documents=2, max_concurrency=3, max_retries=5, backoff=0.5) as scorer:
+        with pytest.raises(RemoteError, match="400"):
+            scorer.score(QUERY, TEXTS[:6])
+        scorer._transport._open_threads().shutdown(wait=True)
+    assert len(server.requests) == 3
+
+
+def test_what_about_a_reply_is_nonsense(server: RerankServer) -> None:
+    def with_scale(handler: Any, answer: Any) -> Any:
+        return answer | {"scale": {}}
+
+    def with_tokens(handler: Any, answer: Any) -> Any:
+        return answer | {"usage": {"total_tokens": 10**400}}
+
+    with RemoteScorer(server.url, **QUICK) as scorer:
+        server.always = with_tokens
+        assert scorer.score_detailed(QUERY, TEXTS).tokens == 0
+        server.always = with_scale
+        with pytest.raises(RemoteError, match="scale must be"):
+            scorer.score(QUERY, TEXTS)
+
+
+def test_what_keeps_a_client_from_being_made_is_told(
+    server: RerankServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InvalidInputError, match="name of a header"):
+        RemoteScorer(server.url, headers={"ü": "x"})
+    monkeypatch.setenv("HTTP_PROXY", "http://:bad:port")
+    with RemoteScorer(server.url, **QUICK) as scorer:
+        with pytest.raises(RemoteError, match="HTTP_PROXY"):
+            scorer.score(QUERY, TEXTS)
+        with pytest.raises(RemoteError, match="HTTP_PROXY"):
+            asyncio.run(scorer.ascore(QUERY, TEXTS))
+
+
 @pytest.mark.parametrize("wrong", list(WRONG))
 @pytest.mark.parametrize("dialect", ["jina", "tei", "vllm"])
 def test_a_wrong_reply_is_an_error_and_never_a_score(wrong: str, dialect: str, server: RerankServer) -> None:

@@ -19,6 +19,8 @@ from rerank_plugins import (
     RerankSettings,
     ScoringError,
 )
+from rerank_plugins.calibration import Calibration
+from rerank_plugins.scoring.protocol import Scores
 from tests.scorers import Broken
 
 
@@ -197,3 +199,68 @@ def test_closing_closes_the_scorer(tiny: object) -> None:
         assert len(reranker.rank("q", ["a"])) == 1
     assert scorer.closed
     Reranker(Fixed(1)).close()
+
+
+def test_what_a_call_changes_is_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reranker = Reranker(Fixed(1.0, 2.0), min_score=0.125)
+    assert len(reranker.rank("q", ["a", "b"], top_k=1)) == 1
+    # Settings read the environment when they are made, which takes a millisecond.
+    monkeypatch.setattr(RerankSettings, "__init__", None)
+    assert len(reranker.rank("q", ["a", "b"], top_k=1)) == 1
+    monkeypatch.undo()
+    assert len(reranker.rank("q", ["a", "b"], top_k=None)) == 2
+    with pytest.raises(InvalidInputError, match="top_k"):
+        reranker.rank("q", ["a"], top_k=[1])  # type: ignore[arg-type]
+
+
+class Detailed(Fixed):
+    """A scorer of a user's own that says more, rightly or not."""
+
+    info = {"model": "mine"}
+
+    def score_detailed(self, query: str, documents: Sequence[str]) -> Scores:
+        none = np.zeros(len(documents), dtype=np.bool_)
+        return Scores(self.score(query, documents), none.astype(np.int32), none, none)
+
+    async def ascore_detailed(self, query: str, documents: Sequence[str]) -> Scores:
+        return self.score_detailed(query, documents)
+
+
+def test_what_a_scorer_of_ones_own_returns_is_checked() -> None:
+    assert Reranker(Detailed(1.0)).rank("q", ["a"]).stats.model is None
+    for wrong in (Detailed(math.nan), Detailed()):
+        with pytest.raises(ScoringError, match="must return 1 finite logits"):
+            Reranker(wrong).rank("q", ["a"])
+        with pytest.raises(ScoringError, match="must return 1 finite logits"):
+            asyncio.run(Reranker(wrong).arank("q", ["a"]))
+        assert not Reranker(wrong, on_error="keep_order").rank("q", ["a"]).reranked
+
+    class Words:
+        def score(self, query: str, documents: Sequence[str]) -> list[str]:
+            return ["high"] * len(documents)
+
+    with pytest.raises(ScoringError, match="must return logits"):
+        Reranker(Words()).rank("q", ["a"])  # type: ignore[arg-type]
+
+
+def test_what_is_no_scorer_and_no_settings_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="scorer must have"):
+        Reranker(Fixed)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="settings must be RerankSettings, but got dict"):
+        Reranker(Fixed(1.0), settings={"top_k": 1})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("documents", [{"a": "one", "b": "two"}, {"one", "two"}])
+def test_documents_without_an_order_are_refused(documents: object) -> None:
+    with pytest.raises(InvalidTypeError, match="documents must be in an order"):
+        Reranker(Fixed(1.0, 2.0)).rank("q", documents)  # type: ignore[arg-type]
+
+
+def test_a_calibration_of_another_revision_is_told(
+    bundled: CrossEncoderScorer, caplog: pytest.LogCaptureFixture
+) -> None:
+    for revision, warnings in ((bundled.info.revision, 0), ("other", 1)):
+        caplog.clear()
+        fitted = Calibration(1.0, 0.0, model="bundled", revision=revision)
+        Reranker(bundled, scale="calibrated", calibration=fitted)
+        assert len(caplog.records) == warnings

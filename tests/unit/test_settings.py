@@ -27,8 +27,9 @@ def test_json_and_pickle_round_trip(settings: ScorerSettings | RerankSettings) -
 def test_frozen_and_closed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         ScorerSettings().model = "other"  # type: ignore[misc]
-    with pytest.raises(InvalidInputError, match=r"ScorerSettings\.devise.*but got 'cpu'"):
+    with pytest.raises(InvalidInputError, match=r"ScorerSettings\.devise") as refused:
         ScorerSettings(devise="cpu")
+    assert "cpu" not in str(refused.value), "it may be a secret under a misspelt name"
 
 
 @pytest.mark.parametrize(
@@ -64,3 +65,12 @@ def test_the_token_is_never_shown_or_serialised() -> None:
     settings = ScorerSettings(token="hf_secret")
     assert "hf_secret" not in repr(settings)
     assert "token" not in json.loads(settings.model_dump_json())
+    assert b"hf_secret" not in pickle.dumps(settings)
+    with pytest.raises(InvalidInputError, match="token") as refused:
+        ScorerSettings(token=["hf_secret"])
+    assert "hf_secret" not in str(refused.value)
+
+
+def test_settings_of_another_kind_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match="settings must be ScorerSettings, but got dict"):
+        ScorerSettings.of({"model": "bundled"}, {})  # type: ignore[arg-type]

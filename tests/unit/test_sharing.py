@@ -181,6 +181,71 @@ def test_a_closed_scorer_says_so_and_others_go_on(tiny: Path, tiny_scorer: Cross
     assert tiny_scorer.score("q", ["a"]).shape == (1,)
 
 
+def test_a_forked_child_gives_back_nothing_of_its_parents(
+    tiny_scorer: CrossEncoderScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, _ = registry.acquire(tiny_scorer.settings)
+    users = held.users
+    with monkeypatch.context() as child:
+        child.setattr(os, "getpid", lambda: -1)
+        held.release()
+    assert held.users == users
+    held.release()
+    assert held.users == users - 1
+
+
+def test_a_scorer_whose_engine_has_ended_can_be_made_anew(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = CrossEncoderScorer(str(tiny), device="cpu", engine="torch", max_length=99)
+
+    def panic(*_: object) -> None:
+        raise SystemExit("no more")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TorchEngine, "launch", panic)
+        with pytest.raises(ScoringError, match="ended by SystemExit"):
+            ended.score("q", ["a"])
+    with pytest.raises(ScoringError, match="make a new scorer"):
+        ended.score("q", ["a"])
+    with CrossEncoderScorer(settings=ended.settings) as new:
+        ended.close()
+        assert new.score("q", ["a"]).shape == (1,)
+    assert not any(info.max_length == 99 for info in loaded_models())
+
+
+def test_numbers_of_windows_are_checked(tiny_scorer: CrossEncoderScorer) -> None:
+    for wrong in (
+        {"overlap": "x"},
+        {"overlap": None},
+        {"overlap": 0, "size": 10.5},
+        {"overlap": 0, "most": "1"},
+    ):
+        with pytest.raises(InvalidInputError, match="must be an integer"):
+            tiny_scorer.windows("q", ["a"], **wrong)
+
+
+def test_a_tokenizer_that_fails_is_a_failure_to_score(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OddError(Exception):
+        pass
+
+    def fail(*_: object) -> None:
+        raise OddError("no such token")
+
+    with CrossEncoderScorer(str(tiny), device="cpu", max_length=98) as scorer:
+        monkeypatch.setattr(scorer._loaded.encoder._texts, "ids", fail)
+        for use in (lambda: scorer.score("q", ["a"]), lambda: scorer.windows("q", ["a"], overlap=0)):
+            with pytest.raises(ScoringError, match="the tokenizer failed on 2 texts: no such token"):
+                use()
+
+
+def test_a_short_window_keeps_room_for_the_document(tiny: Path) -> None:
+    for max_length, query in ((8, 4), (12, 8), (16, 12), (32, 24)):
+        with CrossEncoderScorer(str(tiny), device="cpu", max_length=max_length) as scorer:
+            assert scorer.info.max_query_tokens == query
+            assert scorer.score("long " * 30, ["word " * 30]).shape == (1,)
+
+
 def test_a_forgotten_scorer_frees_its_model(tiny: Path) -> None:
     scorer = CrossEncoderScorer(str(tiny), device="cpu", max_length=101)
     assert any(info.max_length == 101 for info in loaded_models())
@@ -240,6 +305,9 @@ def use_in_child(scorer: CrossEncoderScorer, queue: "multiprocessing.Queue[str]"
         except ScoringError as error:
             queue.put(str(error))
     queue.put(str(len(loaded_models())))
+    for use in (lambda: scorer.extents("q", ["a"]), lambda: scorer.windows("q", ["a"], overlap=0)):
+        with pytest.raises(ScoringError, match="forked"):
+            use()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

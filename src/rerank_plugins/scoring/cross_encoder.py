@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank_plugins.errors import ScorerClosedError
+from rerank_plugins.errors import InvalidInputError, ScorerClosedError
 from rerank_plugins.inputs import check_documents, check_pairs, check_query
 from rerank_plugins.scoring import registry
 from rerank_plugins.scoring.arrivals import arrival
@@ -60,9 +60,9 @@ class CrossEncoderScorer:
         if model is not None:
             options["model"] = model
         self.settings = ScorerSettings.of(settings, options)
-        key, self._loaded = registry.acquire(self.settings)
+        held, self._loaded = registry.acquire(self.settings)
         # Also runs when the scorer is forgotten without close(), and at interpreter exit.
-        self._release = weakref.finalize(self, registry.release, key)
+        self._release = weakref.finalize(self, held.release)
 
     @property
     def info(self) -> ScorerInfo:
@@ -71,7 +71,12 @@ class CrossEncoderScorer:
 
     @property
     def stats(self) -> WorkerStats:
-        """What the loaded model has scored, for all scorers that share it, and what waits for it now."""
+        """What the loaded model has scored, for all scorers that share it, and what waits for it now.
+
+        Raises:
+            ScoringError: If this process was forked from the one that made the scorer.
+        """
+        self._loaded.worker.refuse_if_forked()
         return self._loaded.worker.stats
 
     @property
@@ -159,7 +164,14 @@ class CrossEncoderScorer:
 
         Raises:
             InvalidInputError: If a text is no string or not valid Unicode, or a number cannot be used.
+            ScoringError: If the scorer is closed, or the tokenizer fails.
         """
+        self._refuse()
+        numbers = {"size": size, "overlap": overlap, "most": most}
+        for name, number in numbers.items():
+            if not isinstance(number, int) and (number is not None or name == "overlap"):
+                msg = f"{name} must be an integer, but got {number!r}"
+                raise InvalidInputError(msg)
         texts = list(check_documents(documents))
         return self._loaded.encoder.windows(check_query(query), texts, size=size, overlap=overlap, most=most)
 
@@ -168,7 +180,9 @@ class CrossEncoderScorer:
 
         Raises:
             InvalidInputError: If a text is no string or not valid Unicode.
+            ScoringError: If the scorer is closed, or the tokenizer fails.
         """
+        self._refuse()
         return self._loaded.encoder.extents(check_query(query), list(check_documents(documents)))
 
     def close(self) -> None:
@@ -196,10 +210,13 @@ class CrossEncoderScorer:
                 raise
             raise ScorerClosedError("the scorer was closed while it was used") from error
 
-    def _takeoff(self) -> Flight:
+    def _refuse(self) -> None:
         if self.closed:
             raise ScorerClosedError("the scorer must be open, but it was closed; make a new one")
         self._loaded.worker.refuse_if_forked()  # before a lock is touched that may be held for ever
+
+    def _takeoff(self) -> Flight:
+        self._refuse()
         return Flight(self._loaded.encoder, self._loaded.worker, self._loaded.scores)
 
     def __enter__(self) -> Self:

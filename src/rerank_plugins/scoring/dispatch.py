@@ -86,7 +86,8 @@ class Worker:
         self._queued_tokens = 0
         self._wake = threading.Condition()
         self._turnstile = Turnstile()
-        self._closed = False
+        # Why nothing is taken any more; None: it is.
+        self._ended: ScoringError | None = None
         self._done = WorkerStats()
         self._at_once = engines[0].at_once
         self.tokenizes = encoder is not None and engines[0].ahead > 0
@@ -99,6 +100,11 @@ class Worker:
         ]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is taken any more."""
+        return self._ended is not None
 
     @property
     def waiting_tokens(self) -> int:
@@ -153,14 +159,17 @@ class Worker:
         Raises:
             QueueFullError: If more tokens would wait than may.
             ScorerClosedError: If the worker is closed.
-            ScoringError: If this process was forked from the worker's.
+            ScoringError: If an engine's thread has ended, or this process was forked from the worker's.
         """
         self.refuse_if_forked()
         tokens = self._tokens(work)
         job = Job(work, tokens)
         with self._wake:
-            if self._closed:
+            if isinstance(self._ended, ScorerClosedError):
                 raise ScorerClosedError("the scorer must be open, but it was closed; make a new one")
+            if self._ended is not None:
+                # Not by what: its text may hold some of another caller's.
+                raise ScoringError("an engine's thread has ended, as the log says; make a new scorer")
             if self._queued_tokens and self._queued_tokens + tokens > self._max_queue_tokens:
                 waiting = self._count_waiting()  # without those who no longer want an answer
                 if waiting and waiting + tokens > self._max_queue_tokens:
@@ -198,7 +207,7 @@ class Worker:
     @property
     def _idle(self) -> bool:
         """Whether callers may launch: nobody waits who came before."""
-        return self._at_once is not None and not (self._closed or self._short or self._long)
+        return self._at_once is not None and not (self.closed or self._short or self._long)
 
     def _tokens(self, work: Work) -> int:
         """Return how many tokens there are, or may be."""
@@ -220,7 +229,7 @@ class Worker:
     def give_up(self, error: ScoringError) -> None:
         """Take nothing from now on, and fail what waits."""
         with self._wake:
-            self._closed = True
+            self._ended = self._ended or error
             waiting = [*self._short, *self._long]
             self._short.clear()
             self._long.clear()
@@ -240,8 +249,8 @@ class Worker:
             slices: list[Slice] = []
             while not slices:
                 if wait:
-                    self._wake.wait_for(lambda: self._short or self._long or self._closed)
-                if self._closed or not (self._short or self._long):
+                    self._wake.wait_for(lambda: self._short or self._long or self.closed)
+                if self.closed or not (self._short or self._long):
                     return []
                 slices = list(self._take_round())
             if self._short or self._long:  # for another engine

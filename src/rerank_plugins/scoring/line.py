@@ -93,10 +93,12 @@ class Line:
 
     def _fetch(self, pairs: EncodedPairs, launched: Launched) -> NDArray[np.float32]:
         try:
-            logits = self._check(launched.collect())
+            logits = launched.collect()
         except Exception as error:  # noqa: BLE001 - raised again, in words
             explained = self._explained(error, len(pairs))
             raise explained from explained.__cause__
+        if not np.isfinite(logits).all():
+            raise self._not_finite(logits)
         self._worker.count(pairs.lengths, pads=False)
         return logits
 
@@ -173,7 +175,7 @@ class Line:
         except torch.OutOfMemoryError as error:
             self._halve(round_, batch, began, error.with_traceback(None))  # its frames hold what did fit
         except Exception as error:  # noqa: BLE001 - whatever happens, nobody waits forever
-            self._answer(round_, batch, began, error)
+            self._answer(round_, batch, began, error, batch)
         else:
             tokens = int(round_.pairs.lengths[batch].sum())
             self._flying.append(_Flying(round_, batch, tokens, launched, began))
@@ -184,15 +186,16 @@ class Line:
         # While the batch before was on the device, this one waited.
         began = max(flying.began, self._landed)
         try:
-            logits = self._check(flying.launched.collect())
+            logits = flying.launched.collect()
         except torch.OutOfMemoryError as error:
             self._halve(round_, batch, began, error.with_traceback(None))
         except Exception as error:  # noqa: BLE001 - whatever happens, nobody waits forever
-            self._answer(round_, batch, began, error)
+            self._answer(round_, batch, began, error, batch)
         else:
             round_.place(batch, logits)
             self._worker.count(round_.pairs.lengths[batch], pads=self._engine.pads)
-            self._answer(round_, batch, began, None)
+            bad = batch[~np.isfinite(logits)]
+            self._answer(round_, batch, began, self._not_finite(logits) if len(bad) else None, bad)
         self._landed = time.perf_counter()
 
     def _halve(
@@ -205,7 +208,7 @@ class Line:
         lengths = round_.pairs.lengths[batch]
         if len(batch) == 1:
             msg = f"the device has no memory for one pair of {int(lengths[0])} tokens: {error}"
-            self._answer(round_, batch, began, ScoringError(msg))
+            self._answer(round_, batch, began, ScoringError(msg), batch)
             return
         for job in round_.members(batch):
             job.spent((time.perf_counter() - began) * 1000, out_of_memory=1)
@@ -217,11 +220,20 @@ class Line:
             while self._flying:
                 self._land()
 
-    def _answer(self, round_: Round, batch: NDArray[np.int64], began: float, error: Exception | None) -> None:
+    def _answer(
+        self,
+        round_: Round,
+        batch: NDArray[np.int64],
+        began: float,
+        error: Exception | None,
+        failed: NDArray[np.int64],
+    ) -> None:
+        """Note that a batch is done, and tell the requests that have a pair in `failed`."""
         spent = (time.perf_counter() - began) * 1000
         for job in round_.members(batch):
             job.spent(spent)
-            if error is not None:
+        if error is not None:
+            for job in round_.members(failed):
                 job.fail(self._explained(error, len(batch)))
         round_.batches -= 1
         if not round_.batches:
@@ -235,12 +247,9 @@ class Line:
         explained.__cause__ = error
         return explained
 
-    def _check(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        if not np.isfinite(logits).all():
-            msg = (
-                f"logits must be finite, but the {self._engine.name} engine returned "
-                f"{int((~np.isfinite(logits)).sum())} that are not; weights may be damaged, or "
-                "float16 overflows: try dtype='float32'"
-            )
-            raise ScoringError(msg)
-        return logits
+    def _not_finite(self, logits: NDArray[np.float32]) -> ScoringError:
+        return ScoringError(
+            f"logits must be finite, but the {self._engine.name} engine returned "
+            f"{int((~np.isfinite(logits)).sum())} that are not; weights may be damaged, or "
+            "float16 overflows: try dtype='float32'"
+        )

@@ -25,6 +25,7 @@ from tokenizers.implementations import BertWordPieceTokenizer  # type: ignore[at
 from torch import Tensor
 
 from rerank_plugins.errors import ModelError, ModelFormatError, ModelNotFoundError
+from rerank_plugins.inputs import shorten
 from rerank_plugins.scoring import family
 from rerank_plugins.settings import ScorerSettings
 
@@ -80,9 +81,13 @@ class ModelFiles:
 
 def canonical_name(model: str) -> str:
     """Return the one name under which all spellings of a model are known."""
-    folder = Path(model).expanduser()
-    if model != BUNDLED and folder.is_dir():
-        return str(folder.resolve())
+    try:
+        folder = Path(model).expanduser()
+        if model != BUNDLED and folder.is_dir():
+            return str(folder.resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # too long, nobody's home, a zero
+        msg = f"model must be a hub id, a folder or 'bundled', but got {shorten(model)}: {error}"
+        raise ModelNotFoundError(msg) from error
     known = family.find(model)
     return known.id if known else model
 
@@ -117,12 +122,12 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
     Raises:
         ModelFormatError: If there are no weights, or a file is damaged.
     """
-    paths = sorted(folder.glob("model*.safetensors"))
+    paths = _safetensors(folder)
     try:
         if paths:
-            stored = {name: t for path in paths for name, t in load_file(path).items()}
-        elif _only_pickled(folder):
-            stored = torch.load(folder / _PICKLED, map_location="cpu", weights_only=True)
+            stored = _tensors({name: t for path in paths for name, t in load_file(path).items()})
+        elif (folder / _PICKLED).is_file():
+            stored = _tensors(torch.load(folder / _PICKLED, map_location="cpu", weights_only=True))
         else:
             msg = f"{folder} must hold model.safetensors, but has {_listing(folder)}"
             raise ModelFormatError(msg)
@@ -135,6 +140,18 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
         )
         raise ModelFormatError(msg) from error
     return _dequantise(stored)
+
+
+def _safetensors(folder: Path) -> list[Path]:
+    """Return the files of a checkpoint's weights: one, or its parts; none if it has none in this format."""
+    whole = folder / "model.safetensors"
+    return [whole] if whole.is_file() else sorted(folder.glob("model-*-of-*.safetensors"))
+
+
+def _tensors(stored: Any) -> Mapping[str, Tensor]:
+    if isinstance(stored, Mapping) and all(isinstance(tensor, Tensor) for tensor in stored.values()):
+        return stored
+    raise ValueError("it must hold tensors by name, and nothing else")
 
 
 def _dequantise(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -168,7 +185,7 @@ def _pinned(folder: Path) -> str | None:
     path = folder / _DIGEST
     if not path.is_file():
         return None
-    wanted = path.read_text(encoding="ascii").partition(" ")[0]
+    wanted = next(iter(path.read_text(encoding="utf-8", errors="replace").split()), "")
     weights = folder / "model.safetensors"
     found = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else "no file"
     if found != wanted:
@@ -213,7 +230,7 @@ def _fetch(name: str, revision: str | None, settings: ScorerSettings) -> Path:
 
     try:
         folder = snapshot(*_WANTED)
-        return folder if any(folder.glob("model*.safetensors")) else snapshot(*_WANTED, _PICKLED)
+        return folder if _safetensors(folder) else snapshot(*_WANTED, _PICKLED)
     except HFValidationError as error:
         msg = f"model must be a hub id, a folder or 'bundled', but got {name!r}: {error}"
         raise ModelNotFoundError(msg) from error
@@ -321,17 +338,21 @@ def _wordpiece(folder: Path) -> Tokenizer:
 
 def _max_length(config: Mapping[str, Any], folder: Path) -> int:
     """Return the smaller of the model's positions and the tokenizer's limit."""
-    positions = int(config.get("max_position_embeddings") or 512)
-    if config.get("model_type") in _OFFSET_POSITIONS:
-        positions -= int(config.get("pad_token_id") or 0) + 1
     path = folder / "tokenizer_config.json"
     limit = _read_json(path).get("model_max_length") if path.is_file() else None
-    # transformers writes 1e30 for "no limit".
-    return positions if limit is None else int(min(positions, limit))
+    try:
+        positions = int(config.get("max_position_embeddings") or 512)
+        if config.get("model_type") in _OFFSET_POSITIONS:
+            positions -= int(config.get("pad_token_id") or 0) + 1
+        # transformers writes 1e30 for "no limit".
+        return positions if limit is None else int(min(positions, limit))
+    except (TypeError, ValueError) as error:
+        msg = f"the lengths in {folder}'s config.json and tokenizer_config.json must be numbers: {error}"
+        raise ModelFormatError(msg) from error
 
 
 def _only_pickled(folder: Path) -> bool:
-    return (folder / _PICKLED).is_file() and not any(folder.glob("model*.safetensors"))
+    return (folder / _PICKLED).is_file() and not _safetensors(folder)
 
 
 def _note_pickled(folder: Path) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from rerank_plugins.errors import InvalidInputError, ModelFormatError
+from rerank_plugins.errors import InvalidInputError, ModelFormatError, ScoringError
 from rerank_plugins.inputs import refuse_surrogates
 from rerank_plugins.scoring.cache import ContentCache, digests
 from rerank_plugins.scoring.protocol import Extent, Span
@@ -224,7 +224,8 @@ class PairEncoder:
     Args:
         tokenizer: The checkpoint's tokenizer. A private copy is made.
         max_length: Tokens of a pair, special tokens included.
-        max_query_tokens: Tokens of a query; a longer one is cut at its end and flagged.
+        max_query_tokens: Tokens of a query; a longer one is cut at its end and flagged. None: three quarters
+            of `max_length`, or what leaves one for the document.
         cache_bytes: Memory for token ids of texts seen before; 0 remembers nothing.
 
     Raises:
@@ -233,18 +234,26 @@ class PairEncoder:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, *, max_length: int, max_query_tokens: int, cache_bytes: int = 0
+        self,
+        tokenizer: Tokenizer,
+        *,
+        max_length: int,
+        max_query_tokens: int | None = None,
+        cache_bytes: int = 0,
     ) -> None:
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.template = PairTemplate.of(self._tokenizer)
         self.max_length = max_length
-        self.max_query_tokens = max_query_tokens
-        if max_query_tokens + self.template.specials >= max_length:
+        most = max_length - self.template.specials - 1
+        self.max_query_tokens = (
+            min(max_length * 3 // 4, most) if max_query_tokens is None else max_query_tokens
+        )
+        if not 1 <= self.max_query_tokens <= most:
             msg = (
                 f"max_query_tokens must leave room for a document in max_length={max_length} with "
-                f"{self.template.specials} special tokens, but got {max_query_tokens}"
+                f"{self.template.specials} special tokens, but got {self.max_query_tokens}"
             )
             raise InvalidInputError(msg)
         self._texts = TextTokenizer(self._tokenizer)
@@ -407,8 +416,12 @@ class PairEncoder:
         """Return the ids of each text, and of those that were not known, given what is remembered by."""
         known = self._cache.find(keys.values())
         new = [text for text, key in keys.items() if key not in known] if known else list(keys)
-        # One more than a pair has room for, so that it shows whether a text was cut.
-        learned = dict(zip(new, self._texts.ids(new, self.max_length + 1), strict=True))
+        try:
+            # One more than a pair has room for, so that it shows whether a text was cut.
+            learned = dict(zip(new, self._texts.ids(new, self.max_length + 1), strict=True))
+        except Exception as error:  # tokenizers raises bare Exception
+            msg = f"the tokenizer failed on {len(new)} texts: {error}"
+            raise ScoringError(msg) from error
         self._cache.keep((keys[text], ids) for text, ids in learned.items())
         if not known:
             return learned, learned

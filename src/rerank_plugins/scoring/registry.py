@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from rerank_plugins.scoring.budget import BATCH_COST, cpu_batch_tokens, cuda_bat
 from rerank_plugins.scoring.cache import ContentCache
 from rerank_plugins.scoring.dispatch import Worker
 from rerank_plugins.scoring.engines.base import Engine
-from rerank_plugins.scoring.engines.choice import choose_engine, computes
+from rerank_plugins.scoring.engines.choice import choose_engine, computes, runs_on_cpu_alone
 from rerank_plugins.scoring.engines.factory import engine_notes, make_engine
 from rerank_plugins.scoring.engines.precision import cpu_dtype, cuda_dtype
 from rerank_plugins.scoring.flight import Row
@@ -25,7 +25,7 @@ from rerank_plugins.scoring.pairs import PairEncoder
 from rerank_plugins.scoring.protocol import ScorerInfo
 from rerank_plugins.settings import ScorerSettings
 
-__all__ = ["Loaded", "acquire", "loaded_models", "release"]
+__all__ = ["Held", "Loaded", "acquire", "loaded_models"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +49,44 @@ class Loaded:
         self.worker.close()
 
 
-@dataclass
-class _Entry:
-    lock: threading.Lock
+@dataclass(eq=False)
+class Held:
+    """A model that some scorers use; `release` gives it back.
+
+    Attributes:
+        key: The settings under which others find it.
+        process: Where it is: a forked child has neither its threads nor anything to free.
+        lock: Held while it is loaded.
+        users: How many there are.
+        loaded: None until it is.
+    """
+
+    key: ScorerSettings
+    process: int = field(default_factory=os.getpid)
+    lock: threading.Lock = field(default_factory=threading.Lock)
     users: int = 0
     loaded: Loaded | None = None
 
+    @property
+    def ended(self) -> bool:
+        """Whether it scores no more, though it is still held: an engine's thread came to its end."""
+        return self.loaded is not None and self.loaded.worker.closed
 
-_entries: dict[ScorerSettings, _Entry] = {}
+    def release(self) -> None:
+        """Give the model back; the last user's release closes it."""
+        if self.process != os.getpid():
+            return
+        with _guard:
+            self.users -= 1
+            if self.users:
+                return
+            if _held.get(self.key) is self:
+                del _held[self.key]
+        if self.loaded is not None:
+            self.loaded.close()
+
+
+_held: dict[ScorerSettings, Held] = {}
 # Reentrant: garbage collection may release a scorer in the middle of an acquire.
 _guard = threading.RLock()
 
@@ -65,15 +95,15 @@ def _forget() -> None:
     """Start afresh in a forked child: threads do not survive a fork."""
     global _guard
     _guard = threading.RLock()
-    _entries.clear()
+    _held.clear()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
-def acquire(settings: ScorerSettings) -> tuple[ScorerSettings, Loaded]:
-    """Return the key to release with, and the model, loading it unless an equal one is loaded.
+def acquire(settings: ScorerSettings) -> tuple[Held, Loaded]:
+    """Return a model and what to release it with, loading it unless an equal one is loaded.
 
     Raises:
         ModelError: If the model cannot be loaded.
@@ -81,37 +111,25 @@ def acquire(settings: ScorerSettings) -> tuple[ScorerSettings, Loaded]:
     """
     key, reasons = _resolve(settings)
     with _guard:
-        entry = _entries.setdefault(key, _Entry(threading.Lock()))
-        entry.users += 1
+        held = _held.get(key)
+        if held is None or held.ended:
+            held = _held[key] = Held(key)
+        held.users += 1
     try:
         # Held while loading: others who want the same model wait for it instead of loading again.
-        with entry.lock:
-            if entry.loaded is None:
-                entry.loaded = _load(key, reasons)
-            return key, entry.loaded
+        with held.lock:
+            if held.loaded is None:
+                held.loaded = _load(key, reasons)
+            return held, held.loaded
     except BaseException:
-        release(key)
+        held.release()
         raise
-
-
-def release(key: ScorerSettings) -> None:
-    """Give a model back; the last user's release closes it."""
-    with _guard:
-        entry = _entries.get(key)
-        if entry is None:  # a forked child starts without entries
-            return
-        entry.users -= 1
-        if entry.users:
-            return
-        del _entries[key]
-    if entry.loaded is not None:
-        entry.loaded.close()
 
 
 def loaded_models() -> list[ScorerInfo]:
     """Return what is loaded in this process now."""
     with _guard:
-        return [entry.loaded.info for entry in _entries.values() if entry.loaded is not None]
+        return [held.loaded.info for held in _held.values() if held.loaded is not None]
 
 
 def _resolve(settings: ScorerSettings) -> tuple[ScorerSettings, dict[str, str]]:
@@ -121,6 +139,9 @@ def _resolve(settings: ScorerSettings) -> tuple[ScorerSettings, dict[str, str]]:
     if settings.device == "auto" and settings.devices is None:
         devices: tuple[str, ...] = ("cuda:0" if torch.cuda.is_available() else "cpu",)
         reasons["device"] = f"auto: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs"
+        cpu_alone = runs_on_cpu_alone(settings)
+        if cpu_alone:
+            devices, reasons["device"] = ("cpu",), f"auto: {cpu_alone} runs there alone"
     else:
         devices = tuple(_existing(name) for name in _asked(settings))
     if dtype == "auto":
@@ -169,11 +190,10 @@ def _load(settings: ScorerSettings, reasons: dict[str, str]) -> Loaded:
     engine_name, why = choose_engine(settings, found.config)
     settings = settings.model_copy(update={"engine": engine_name})
     max_length = _limit(settings.max_length, found.max_length)
-    max_query_tokens = settings.max_query_tokens or max_length * 3 // 4
     encoder = PairEncoder(
         found.tokenizer,
         max_length=max_length,
-        max_query_tokens=max_query_tokens,
+        max_query_tokens=settings.max_query_tokens,
         cache_bytes=settings.token_cache_bytes,
     )
     devices = settings.devices or (settings.device,)
@@ -193,6 +213,13 @@ def _load(settings: ScorerSettings, reasons: dict[str, str]) -> Loaded:
             _batch_tokens(settings, name, found.config, engine.memory, max_length)
             for name, engine in zip(devices, engines, strict=True)
         )
+        worker = Worker(
+            engines,
+            max_batch_tokens,
+            encoder,
+            batch_cost=BATCH_COST[devices[0].split(":")[0]],
+            max_queue_tokens=settings.max_queue_tokens,
+        )
         made.pop_all()
     info = ScorerInfo(
         model=found.model,
@@ -201,7 +228,7 @@ def _load(settings: ScorerSettings, reasons: dict[str, str]) -> Loaded:
         dtype=settings.dtype,
         engine=engines[0].name,
         max_length=max_length,
-        max_query_tokens=max_query_tokens,
+        max_query_tokens=encoder.max_query_tokens,
         max_batch_tokens=max_batch_tokens,
         memory=sum(engine.memory for engine in engines),
         reasons=reasons | found.notes | {"engine": why} | engine_notes(settings, found.config),
@@ -212,13 +239,6 @@ def _load(settings: ScorerSettings, reasons: dict[str, str]) -> Loaded:
     )
     logger.info("loaded %s: %s, %.1f MB", info.model, ", ".join(chosen), info.memory / 1e6)
     tokenizing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rerank-tokenizer")
-    worker = Worker(
-        engines,
-        max_batch_tokens,
-        encoder,
-        batch_cost=BATCH_COST[devices[0].split(":")[0]],
-        max_queue_tokens=settings.max_queue_tokens,
-    )
     # Equal settings share this too: a remembered score is of this model, revision and precision.
     return Loaded(encoder, worker, info, ContentCache(settings.score_cache_size), tokenizing)
 

@@ -53,7 +53,7 @@ class TextTokenizer:
                 for i, rest in rests.items()
                 if len(heads[i]) < len(rest) and len(found[i]) < size
             }
-            most *= 4
+            most = min(4 * most, _CHARACTERS_TOGETHER)
         return [ids[:size] for ids in found]
 
     def head(self, text: str, words: int) -> str:

@@ -58,6 +58,8 @@ def artifact(root: str | None, key: str, make: Callable[[Path], None]) -> Path:
         return draft
     try:
         make(draft)
+        # mkdtemp's is private, and others may share the cache.
+        draft.chmod(parent.stat().st_mode)
         draft.rename(target)
     except OSError:
         shutil.rmtree(draft, ignore_errors=True)

@@ -36,6 +36,11 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
 }
 
+_SIZES = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
+    *("intermediate_size", "max_position_embeddings"),
+)
+
 
 @dataclass(frozen=True)
 class BertConfig:
@@ -57,9 +62,16 @@ class BertConfig:
         """Read it from a parsed `config.json`.
 
         Raises:
-            ModelFormatError: If a field is missing.
+            ModelFormatError: If a field is missing, or a size cannot be.
         """
         try:
+            sizes = {name: config[name] for name in _SIZES}
+            if any(type(size) is not int or size < 1 for size in sizes.values()):
+                msg = f"the sizes in config.json of a BERT model must be integers >= 1, but are {sizes}"
+                raise ModelFormatError(msg)
+            if sizes["hidden_size"] % sizes["num_attention_heads"]:
+                msg = f"hidden_size must be a multiple of num_attention_heads, but config.json has {sizes}"
+                raise ModelFormatError(msg)
             return cls(
                 vocab_size=config["vocab_size"],
                 hidden_size=config["hidden_size"],

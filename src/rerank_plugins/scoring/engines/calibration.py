@@ -1,6 +1,9 @@
 """Pairs that int8 quantisation looks at to choose its ranges."""
 
 from collections.abc import Iterator
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 
@@ -10,7 +13,7 @@ from rerank_plugins.scoring.loading import ModelFiles
 from rerank_plugins.scoring.packing import plan_batches
 from rerank_plugins.scoring.pairs import PairEncoder
 
-__all__ = ["calibration_batches"]
+__all__ = ["calibration_batches", "calibration_sources"]
 
 # Few texts are enough for ranges; long ones matter, so some documents are several passages.
 _DOCUMENTS_PER_QUERY = 24
@@ -28,6 +31,14 @@ def calibration_batches(found: ModelFiles, pad_id: int) -> list[PaddedBatch]:
     pairs = encoder.encode(list(_pairs()))
     batches = plan_batches(pairs.lengths, _BATCH_TOKENS)
     return [pad(pairs, indices, pad_id, multiple=8) for indices in batches]
+
+
+def calibration_sources(found: ModelFiles) -> list[str]:
+    """Return all that `calibration_batches` and the choice of ranges depend on, but the weights."""
+    quantizer = "" if find_spec("nncf") is None else version("nncf")
+    texts = [text for pair in _pairs() for text in pair]
+    code = Path(__file__).read_text(encoding="utf-8")
+    return [code, quantizer, found.tokenizer.to_str(), str(found.max_length), *texts]
 
 
 def _pairs() -> Iterator[tuple[str, str]]:

@@ -9,7 +9,7 @@ from rerank_plugins.scoring.engines.bert import BertConfig
 from rerank_plugins.scoring.engines.precision import has_avx512, has_vnni
 from rerank_plugins.settings import ScorerSettings
 
-__all__ = ["choose_engine", "computes"]
+__all__ = ["choose_engine", "computes", "runs_on_cpu_alone"]
 
 # The packages that an engine imports, and the precisions it computes in.
 _PACKAGES = {
@@ -54,6 +54,13 @@ def computes(engine: str, dtype: str) -> bool:
         return False
     missing = any(importlib.util.find_spec(package) is None for package in _PACKAGES[engine])
     return missing or engine != "openvino" or _openvino_obstacle(dtype) is None
+
+
+def runs_on_cpu_alone(settings: ScorerSettings) -> str | None:
+    """Return which setting asks for what only a CPU runs, if one does."""
+    if settings.dtype == "int8":
+        return "dtype 'int8'"
+    return f"engine {settings.engine!r}" if settings.engine in _CPU_ONLY else None
 
 
 def _preferences(settings: ScorerSettings) -> Iterator[tuple[str, str]]:

@@ -19,7 +19,7 @@ from rerank_plugins.scoring.engines.attention import (
 from rerank_plugins.scoring.engines.base import Engine
 from rerank_plugins.scoring.engines.batches import PaddedBatch
 from rerank_plugins.scoring.engines.bert import BertConfig, BertNetwork
-from rerank_plugins.scoring.engines.calibration import calibration_batches
+from rerank_plugins.scoring.engines.calibration import calibration_batches, calibration_sources
 from rerank_plugins.scoring.engines.operators import Operators, choose_operators
 from rerank_plugins.scoring.engines.packed import PackedEngine
 from rerank_plugins.scoring.engines.precision import tf32_note
@@ -38,7 +38,8 @@ def make_engine(settings: ScorerSettings, found: ModelFiles) -> Engine:
         ModelError: If the engine cannot convert or load it.
     """
     makers = {"torch": _torch, "transformers": _transformers, "openvino": _openvino, "onnx": _onnx}
-    return makers[settings.engine](settings, found)
+    with _explained(f"engine {settings.engine!r} could not load {found.model} from {found.folder}"):
+        return makers[settings.engine](settings, found)
 
 
 def engine_notes(settings: ScorerSettings, config: Mapping[str, Any]) -> dict[str, str]:
@@ -128,6 +129,8 @@ def _graph_folder(
     # A graph is as good as the code that made it and what it was calibrated on: others make it again.
     sources = [path.read_text() for path in (module, module.with_name("quantize.py"), Path(bert.__file__))]
     precision = "int8" if settings.dtype == "int8" else "float"
+    if precision == "int8":
+        sources += calibration_sources(found)
     key = artifacts.fingerprint(
         found.folder, settings.engine, precision, version, torch.__version__, __version__, *sources
     )
@@ -140,7 +143,7 @@ def _explained(message: str) -> Iterator[None]:
     """Turn whatever another library stumbles over into an error of ours that names the way around it."""
     try:
         yield
-    except RerankError:
+    except (RerankError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         msg = f"{message}: {error}"

@@ -95,7 +95,9 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, list[str]]:
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever damaged files make of it
         msg = f"transformers cannot load the checkpoint in {folder}: {error}"
         raise ModelFormatError(msg) from error
     return model, list(report["missing_keys"])

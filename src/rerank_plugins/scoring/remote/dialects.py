@@ -1,6 +1,5 @@
 """What servers want to be asked and what they answer, as data; and the one reader of all answers."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
@@ -15,6 +14,7 @@ __all__ = ["DIALECTS", "BadReplyError", "Dialect", "Reply"]
 
 # sigmoid(40) is 1.0 in float64, and sigmoid(-40) is 4e-18.
 _MAX_LOGIT = 40.0
+_MOST_TOKENS = 2**53
 
 
 class BadReplyError(ValueError):
@@ -128,7 +128,7 @@ def _logits(scores: NDArray[np.float64], scale: Any) -> NDArray[np.float32]:
     """Turn scores into logits whose sigmoid is the probability that the server gave, or just above it."""
     if scale == "logit":
         return scores.astype(np.float32)
-    if scale not in {"probability", "calibrated"}:
+    if scale not in ("probability", "calibrated"):  # it may be anything, even what has no hash
         msg = f"the reply's scale must be logit, probability or calibrated, but is {shorten(scale)}"
         raise BadReplyError(msg)
     outside = scores[(scores < 0) | (scores > 1)]
@@ -150,7 +150,7 @@ def _logits(scores: NDArray[np.float64], scale: Any) -> NDArray[np.float32]:
 def _tokens(about: Mapping[str, Any]) -> int:
     usage = about.get("usage")
     total = usage.get("total_tokens") if isinstance(usage, Mapping) else None
-    return int(total) if isinstance(total, int | float) and math.isfinite(total) and total > 0 else 0
+    return int(total) if isinstance(total, int | float) and 0 < total < _MOST_TOKENS else 0
 
 
 DIALECTS: dict[DialectName, Dialect] = {

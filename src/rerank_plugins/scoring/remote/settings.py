@@ -65,6 +65,13 @@ def _read_secret(value: Any, name: str = "api_key") -> SecretStr | None:
     return SecretStr(text)
 
 
+def _check_header(name: Any) -> str:
+    if not (isinstance(name, str) and name.isascii() and name.isprintable() and name):
+        msg = f"the name of a header must be printable ASCII, but got {name!r}"
+        raise InvalidInputError(msg)
+    return name
+
+
 def _read_headers(value: Any) -> tuple[tuple[str, SecretStr | None], ...]:
     """Return headers as pairs, from those, a mapping, or one in JSON (the environment)."""
     if value is None:
@@ -74,7 +81,7 @@ def _read_headers(value: Any) -> tuple[tuple[str, SecretStr | None], ...]:
             value = json.loads(value)
         pairs = value.items() if isinstance(value, Mapping) else value
         # Pairs, not a dict: settings are hashed.
-        return tuple((str(name), _read_secret(text, f"headers[{name!r}]")) for name, text in pairs)
+        return tuple((_check_header(name), _read_secret(text, f"headers[{name!r}]")) for name, text in pairs)
     except (TypeError, ValueError) as error:
         if isinstance(error, InvalidInputError):
             raise
@@ -152,10 +159,3 @@ class RemoteSettings(_Settings):
         """What must never be shown."""
         held = [self.api_key, *(value for _, value in self.headers)]
         return tuple(each.get_secret_value() for each in held if each is not None)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.model_dump(),)
-
-
-def _rebuild(fields: dict[str, Any]) -> RemoteSettings:
-    return RemoteSettings(**fields)

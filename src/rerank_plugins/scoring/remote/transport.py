@@ -4,9 +4,8 @@ import asyncio
 import os
 import ssl
 import threading
-import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -55,22 +54,29 @@ class Transport:
         self._threads: ThreadPoolExecutor | None = None
         self._of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopClient] = WeakKeyDictionary()
 
-    def run(self, steps: Steps[T]) -> T:
+    def run(self, steps: Steps[T], given_up: threading.Event | None = None) -> T:
         """Do the steps of a call, and return its result.
+
+        Args:
+            steps: What to do.
+            given_up: Set when nobody wants the result any more: then nothing more is asked.
 
         Raises:
             ScorerClosedError: If `close` was called.
         """
         self._refuse_if_closed()
+        given_up = given_up or threading.Event()
         proceed: Callable[[], Step] = partial(next, steps)
         while True:
             try:
                 step = proceed()
             except StopIteration as done:
                 return done.value  # type: ignore[no-any-return]
+            if given_up.is_set():
+                raise CancelledError
             try:
                 with self._closing_named():
-                    result = self._do(step)
+                    result = self._do(step, given_up)
             except _ERRORS as error:
                 proceed = partial(steps.throw, error)
             else:
@@ -93,18 +99,31 @@ class Transport:
             else:
                 proceed = partial(steps.send, result)
 
-    def _do(self, step: Step) -> Any:
+    def _do(self, step: Step, given_up: threading.Event) -> Any:
         if isinstance(step, Pause):
-            return time.sleep(step.seconds)
+            return given_up.wait(step.seconds)
         if isinstance(step, All):
             if len(step.each) <= 1:
-                return [self.run(steps) for steps in step.each]
-            return list(self._open_threads().map(self.run, step.each))
+                return [self.run(steps, given_up) for steps in step.each]
+            return self._all(step.each)
         body = _Body(step)
         with self._open().stream(step.method, step.url, json=step.body, timeout=self._timeout(step)) as reply:
             for chunk in reply.iter_bytes():
                 body.add(chunk)
         return body.answer(reply)
+
+    def _all(self, each: Sequence[Steps[Any]]) -> list[Any]:
+        given_up, threads = threading.Event(), self._open_threads()
+        running = [threads.submit(self.run, steps, given_up) for steps in each]
+        try:
+            for part in as_completed(running):
+                part.result()
+        except BaseException:
+            given_up.set()
+            for part in running:
+                part.cancel()
+            raise
+        return [part.result() for part in running]
 
     async def _ado(self, step: Step) -> Any:
         if isinstance(step, Pause):
@@ -149,7 +168,7 @@ class Transport:
         with self._lock:
             self._refuse_if_closed()
             if self._client is None:
-                self._client = httpx.Client(**self._options())
+                self._client = self._make(httpx.Client)
             return self._client
 
     def _open_threads(self) -> ThreadPoolExecutor:
@@ -167,7 +186,7 @@ class Transport:
             self._refuse_if_closed()
             if loop in self._of_loops:
                 return self._of_loops[loop].client
-            of_loop = _LoopClient(httpx.AsyncClient(**self._options()), loop)
+            of_loop = _LoopClient(self._make(httpx.AsyncClient), loop)
             for ended in [each for each in self._of_loops if each.is_closed()]:
                 del self._of_loops[ended]
             self._of_loops[loop] = of_loop
@@ -188,6 +207,17 @@ class Transport:
     def _refuse_if_closed(self) -> None:
         if self.closed:
             raise ScorerClosedError("the scorer must be open, but it was closed; make a new one")
+
+    def _make(self, kind: Callable[..., T]) -> T:
+        """Make a client, which reads the environment for proxies and certificates."""
+        try:
+            return kind(**self._options())
+        except (httpx.InvalidURL, ImportError, OSError, ValueError) as error:
+            msg = (
+                f"a connection could not be set up: {type(error).__name__}: {error}; look at HTTP_PROXY, "
+                "HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE"
+            )
+            raise RemoteError(msg) from error
 
     def _options(self) -> dict[str, Any]:
         settings = self._settings
