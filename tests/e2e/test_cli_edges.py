@@ -1,11 +1,15 @@
 """What must not end in a traceback or in an option silently ignored."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+import rerank_plugins
 from rerank_plugins.cli import main
 from rerank_plugins.cli.app import app
 from rerank_plugins.errors import InvalidInputError, MissingExtraError, ModelNotFoundError
@@ -145,3 +149,90 @@ def test_the_table_of_models_fits_a_narrow_terminal() -> None:
     assert any(line.startswith("bundled ") and "first steps" in line for line in lines)
     assert "…" not in done.stdout
     assert max(map(len, lines)) <= 80
+
+
+COMMAND = [sys.executable, "-m", "rerank_plugins"]
+
+
+def test_who_reads_only_the_beginning_ends_no_command_badly(tmp_path: Path) -> None:
+    passages = tmp_path / "many.txt"
+    passages.write_text("".join(f"{'word ' * 200}{i}\n" for i in range(400)))
+    command = [*COMMAND, *RANK, "--max-length", "16", str(passages)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("into", [[], ["-o", "/dev/full"]])
+def test_a_full_disk_is_one_line(into: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, *RANK, *into], input=TEXT, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("rerank-plugins: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_jsonl_is_utf8_whatever_the_terminal_is() -> None:
+    done = subprocess.run(
+        [*COMMAND, *RANK],
+        input="Das Caf\u00e9 \u2013 na\u00efv.\n".encode(),
+        capture_output=True,
+        check=True,
+        env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+    )
+    row = json.loads(done.stdout.decode())
+    assert row["text"] == "Das Caf\u00e9 \u2013 na\u00efv."
+    assert row["reranked"] is True
+
+
+def test_what_the_library_warns_of_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text('{"temperature": 1.0, "offset": 0.0, "model": "some/other"}')
+    done = subprocess.run(
+        [*COMMAND, *RANK, "--scale", "calibrated", "--calibration", str(tmp_path / "c.json")],
+        input=TEXT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "rerank-plugins: the calibration was fitted for model some/other" in done.stderr
+
+
+def test_the_version() -> None:
+    assert CliRunner().invoke(app, ["--version"]).stdout.strip() == rerank_plugins.__version__
+
+
+def test_nothing_is_read_that_cannot_be_used() -> None:
+    done = CliRunner().invoke(app, ["rank"])
+    assert "--query for passages from stdin" in str(done.exception)
+
+
+def test_doctor_tells_settings_that_are_wrong_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RERANK_TOP_K", "abc")
+    monkeypatch.setenv("RERANK_TOPK", "3")
+    monkeypatch.setenv("RERANK_TOKEN", "hf_secret")
+    done = CliRunner().invoke(app, ["doctor", "-m", "bundled", "--local-files-only", "--json"])
+    assert done.exit_code == 3
+    report = json.loads(done.stdout)
+    assert report["self_check"]["ordered"]
+    assert "RerankSettings.top_k" in report["bad_settings"]["RerankSettings"]
+    assert report["environment"]["RERANK_TOPK"] == "(set, but no setting of this library)"
+    assert report["environment"]["RERANK_TOKEN"] == "(set, not shown)"
+
+
+def test_a_plot_that_cannot_be_written_is_told_first(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    done = CliRunner().invoke(app, ["bench", "--plot", str(tmp_path / "x.foo")])
+    assert "--plot must be a file whose name ends in" in str(done.exception)
+
+
+def test_an_export_into_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = CliRunner().invoke(app, ["export", str(tmp_path / "file"), "-m", "bundled"])
+    assert "an export must be a folder that can be written" in str(done.exception)

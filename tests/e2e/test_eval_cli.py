@@ -274,3 +274,29 @@ def test_trec_dl_with_a_published_run_and_figures_equal_ir_measures() -> None:
     )
     ours = report["systems"][0]["depths"][0]["measured"]["by_query"]["nDCG@10"]
     assert ours == pytest.approx({metric.query_id: metric.value for metric in direct.per_query})
+
+
+def test_the_order_of_the_environment_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = json.loads(shown("demo", "-m", "bundled", "--depth", "10", "--limit", "3", "--json"))
+    monkeypatch.setenv("RERANK_FUSION", "0.0")
+    found = json.loads(shown("demo", "-m", "bundled", "--depth", "10", "--limit", "3", "--json"))
+    measured, wanted = (of["systems"][0]["depths"][0]["measured"]["mean"] for of in (found, expected))
+    assert measured == wanted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--count-tokens", "math:pi"], "raises TypeError"),
+        (["--count-tokens", "builtins:str"], "returns 'Goethe wrote Faust.'"),
+    ],
+)
+def test_what_would_fail_at_the_end_fails_at_once(arguments: list[str], message: str) -> None:
+    done = run("demo", *arguments)
+    assert message in str(done.exception)
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_scored(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run("demo", "-m", "no/model", "-o", str(tmp_path / "file" / "report"))
+    assert "--output must be a folder that can be written" in str(done.exception)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from rerank_plugins.bench.contestants import Skipped
 from rerank_plugins.bench.measure import ENOUGH, Agreement, Load, Race
-from rerank_plugins.errors import MissingExtraError
+from rerank_plugins.errors import InvalidInputError, MissingExtraError
 from rerank_plugins.machine import cores_of, machine
 
 __all__ = ["Report", "Result", "machine", "plot", "require_plot", "tables"]
@@ -166,16 +166,23 @@ def _load_table(report: Report) -> Table:
     return table
 
 
-def require_plot() -> None:
+def require_plot(path: Path) -> None:
     """Check that `plot` can draw, before minutes are spent on what it would draw.
 
     Raises:
         MissingExtraError: If matplotlib is not installed.
+        InvalidInputError: If it writes no files of this kind.
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingExtraError(
             '--plot needs matplotlib; install it with: pip install "rerank-plugins[bench]"'
         )
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.removeprefix(".") not in kinds:
+        msg = f"--plot must be a file whose name ends in one of {', '.join(sorted(kinds))}, but got {path}"
+        raise InvalidInputError(msg)
 
 
 def plot(report: Report, path: Path) -> None:
@@ -184,7 +191,7 @@ def plot(report: Report, path: Path) -> None:
     Raises:
         MissingExtraError: If matplotlib is not installed.
     """
-    require_plot()
+    require_plot(path)
     from matplotlib.figure import Figure
 
     panels = list(report.results.items())

@@ -1,5 +1,6 @@
 """The `rerank-plugins` command. Heavy imports wait until a command needs them."""
 
+import logging
 import sys
 
 __all__ = ["main"]
@@ -8,11 +9,13 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line; errors of ours become one line on stderr and an exit status.
 
-    Status 2: bad input. 3: the model or a package is missing or unusable. 4: scoring failed.
+    Status 2: bad input, or a file that cannot be read or written. 3: the model or a package is missing or
+    unusable. 4: scoring failed.
     """
     from rerank_plugins.cli.app import app
     from rerank_plugins.errors import InvalidInputError, RerankError, ScoringError
 
+    _show_warnings()
     try:
         app()
     except RerankError as error:
@@ -20,7 +23,19 @@ def main() -> None:
         if isinstance(error, InvalidInputError):
             sys.exit(2)
         sys.exit(4 if isinstance(error, ScoringError) else 3)
-    except BrokenPipeError:
-        # The reader, `head` for example, has what it wanted.
-        sys.stderr.close()
-        sys.exit(0)
+    except OSError as error:
+        sys.stderr.write(f"rerank-plugins: {error}\n")
+        sys.exit(2)
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):
+            # The reader, `head` for example, has what it wanted. To click that is a failure.
+            sys.exit(0)
+        raise
+
+
+def _show_warnings() -> None:
+    """Write what the library warns of to stderr: a command has nobody else to tell."""
+    shown = logging.StreamHandler()
+    shown.setLevel(logging.WARNING)
+    shown.setFormatter(logging.Formatter("rerank-plugins: %(message)s"))
+    logging.getLogger("rerank_plugins").addHandler(shown)

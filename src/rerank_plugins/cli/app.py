@@ -58,6 +58,23 @@ def _remote(url: str | None, dialect: str | None) -> dict[str, str] | None:
     return {name: value for name, value in given.items() if value is not None} or None
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from rerank_plugins import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Rerank passages with a cross-encoder."""
+
+
 @app.command()
 def rank(
     passages: Annotated[
@@ -112,7 +129,9 @@ def rank(
     elif passages is None and query is None:
         topics = formats.read_run(queries, passages_file, run)
     else:
-        raise InvalidInputError("a run brings its queries and passages: leave --query and the argument out")
+        raise InvalidInputError(
+            "--run, --queries and --passages bring all that is needed: leave --query and the argument out"
+        )
     rerank_topics(
         topics,
         output=output,

@@ -18,7 +18,7 @@ def bench(plan: Plan, *, json_path: Path | None, plot_path: Path | None) -> None
     """Measure, print tables, and write JSON and a plot where asked."""
     # Said before minutes are spent.
     if plot_path:
-        require_plot()
+        require_plot(plot_path)
     for option, path in (("--json", json_path), ("--plot", plot_path)):
         if path:
             with written(option, path):

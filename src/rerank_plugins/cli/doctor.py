@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rerank_plugins.errors import RerankError
+from rerank_plugins.errors import InvalidInputError, RerankError
 from rerank_plugins.scoring.remote.settings import RemoteSettings
 from rerank_plugins.serving.settings import ServerSettings
 from rerank_plugins.settings import RerankSettings, ScorerSettings
@@ -67,7 +67,10 @@ def _report(options: dict[str, Any]) -> dict[str, Any]:
         "environment": _environment(),
         "hub": _hub(offline=bool(options.get("local_files_only"))),
     }
-    return report | _try(options)
+    bad = _bad_settings()
+    # No reranker could be made; who asks no server and runs none need not mind the others.
+    failed = {"works": False} if RerankSettings.__name__ in bad else {}
+    return report | {"bad_settings": bad} | _try(options) | failed
 
 
 def _try(options: dict[str, Any]) -> dict[str, Any]:
@@ -108,11 +111,37 @@ def _environment() -> dict[str, str]:
         for name, field in kind.model_fields.items()
         if field.repr
     }
-    return {
-        name: value if name.upper() in shown and "@" not in value else "(set, not shown)"
-        for name, value in sorted(os.environ.items())
-        if name.upper().startswith("RERANK_")
+    secret = {
+        f"{kind.model_config.get('env_prefix')}{name}".upper()
+        for kind in _SETTINGS
+        for name, field in kind.model_fields.items()
+        if not field.repr
     }
+    found = {}
+    for name, value in sorted(os.environ.items()):
+        if not name.upper().startswith("RERANK_"):
+            continue
+        if name.upper() in shown and "@" not in value:
+            found[name] = value
+        else:
+            known = name.upper() in shown | secret
+            found[name] = "(set, not shown)" if known else "(set, but no setting of this library)"
+    return found
+
+
+def _bad_settings() -> dict[str, str]:
+    """Return what is wrong with settings that come from the environment, by their class."""
+    bad = {}
+    for kind in _SETTINGS:
+        # Its server has to be given, and is by whoever asks one.
+        needed: dict[str, Any] = {}
+        if kind is RemoteSettings and not os.environ.get("RERANK_REMOTE_BASE_URLS"):
+            needed = {"base_urls": "http://127.0.0.1"}
+        try:
+            kind(**needed)
+        except InvalidInputError as error:
+            bad[kind.__name__] = str(error)
+    return bad
 
 
 def _hub(*, offline: bool) -> str:
@@ -152,7 +181,9 @@ def _show(report: dict[str, Any], console: Console) -> None:
     add("hub", report["hub"])
     for name, value in report["environment"].items():
         add(name, value)
-    if report["works"]:
+    for bad in report["bad_settings"].values():
+        add("bad setting", bad)
+    if "model" in report:
         model = report["model"]
         for name, value in model.items():
             if name != "reasons":

@@ -33,6 +33,8 @@ from rerank_plugins.evaluation import (
 from rerank_plugins.evaluation.load import stem
 from rerank_plugins.evaluation.report import to_json
 from rerank_plugins.evaluation.tables import Table, facts, tables
+from rerank_plugins.files import written
+from rerank_plugins.reranker import Reranker
 from rerank_plugins.settings import ScorerSettings
 
 __all__ = ["fusions", "load", "run", "token_counter", "with_candidates"]
@@ -109,9 +111,20 @@ def token_counter(name: str | None) -> Callable[[str], int]:
     """Return what counts a passage's tokens in a prompt: the function of that name, else words.
 
     Raises:
-        InvalidInputError: If it cannot be imported.
+        InvalidInputError: If it cannot be imported, or does not count.
     """
-    return count_words if name is None else _import("--count-tokens", name)
+    if name is None:
+        return count_words
+    count: Callable[[str], int] = _import("--count-tokens", name)
+    try:
+        counted = count("Goethe wrote Faust.")
+    except Exception as error:
+        msg = f"--count-tokens must name a function from a text to a number, but {name} raises {error!r}"
+        raise InvalidInputError(msg) from error
+    if not isinstance(counted, int):
+        msg = f"--count-tokens must name a function that returns an integer, but {name} returns {counted!r}"
+        raise InvalidInputError(msg)
+    return count
 
 
 def _import(option: str, name: str) -> Any:
@@ -152,14 +165,14 @@ def run(
         output: Folder of the reports.
         as_json: Print JSON, nothing else.
     """
+    _make_folder(output)
     names: dict[str, str | None] = {name: name for name in models or ()}
     if not names and not runs:
         names = {"remote": None} if options.get("remote") else {ScorerSettings(**{}).model: None}
     with ExitStack() as stack:
         # All are loaded before the first is measured: what cannot be loaded should be known at once.
         systems: dict[str, Any] = {
-            name: stack.enter_context(lazy_reranker(_measured(options, model)).get())
-            for name, model in names.items()
+            name: stack.enter_context(_measured(options, model)) for name, model in names.items()
         }
         for path in runs:
             name = stem(path)
@@ -169,7 +182,7 @@ def run(
             systems[name] = read_run(path)
         with _progress() as progress:
             evaluation = evaluate(topics, systems, progress=progress, **arguments)
-    written = write_report(evaluation, output) if output else []
+    reports = write_report(evaluation, output) if output else []
     if as_json:
         sys.stdout.write(to_json(evaluation))
         return
@@ -183,15 +196,26 @@ def run(
             console.print(table.note, markup=False, highlight=False, style="dim")
     for fact in facts(evaluation):
         console.print(f"- {fact}", markup=False, highlight=False)
-    for path in written:
+    for path in reports:
         console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _measured(options: Mapping[str, Any], model: str | None) -> dict[str, Any]:
-    """Return options under which latencies are those of new texts, and an error is an error."""
+def _make_folder(output: Path | None) -> None:
+    """Make the folder of the reports, or say that it cannot be, before anything is scored."""
+    if output:
+        with written("--output", output, "a folder"):
+            output.mkdir(parents=True, exist_ok=True)
+
+
+def _measured(options: Mapping[str, Any], model: str | None) -> Reranker:
+    """Return a reranker whose latencies are those of new texts, errors are errors, and order is its own.
+
+    What is fused is measured beside it, where asked, whatever `RERANK_FUSION` says.
+    """
     # What a server remembers is its own affair.
     caches = {} if options.get("remote") else {"token_cache_bytes": 0, "score_cache_size": 0}
-    return {**options, **caches, "model": model, "on_error": "raise"}
+    lazy = lazy_reranker({**options, **caches, "model": model, "on_error": "raise"})
+    return lazy.get().with_settings(fusion=None)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -37,6 +38,8 @@ def rerank_topics(
         to = OutputFormat.table if on_terminal else OutputFormat.jsonl
     reasons: list[str | None] = []
     lazy = lazy_reranker(scorer_options | rerank_options)
+    if output is None and isinstance(sys.stdout, TextIOWrapper) and to is not OutputFormat.table:
+        sys.stdout.reconfigure(encoding="utf-8")  # as files are, whatever the terminal's is
     with lazy.get() as reranker, _open(output) as file:
         for topic in _with_progress(topics):
             texts = [text for _, text in topic.documents]
@@ -95,6 +98,7 @@ def _to_jsonl(topic: Topic, ranking: Ranking, _: str) -> Iterator[str]:
             "truncated": ranked.truncated,
             "passage": ranked.passage,
             "text": ranked.text,
+            "reranked": ranking.reranked,
         }
         yield json.dumps(row, ensure_ascii=False) + "\n"
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rerank_plugins.demo.data import load_passages, load_queries
 from rerank_plugins.errors import InvalidInputError, MissingExtraError
+from rerank_plugins.files import written
 from rerank_plugins.scoring.engines.batches import PaddedBatch, pad
 from rerank_plugins.scoring.engines.bert import BertConfig, BertNetwork
 from rerank_plugins.scoring.engines.calibration import calibration_batches
@@ -78,7 +79,8 @@ def export_model(
     network = BertNetwork(found.config, load_weights(found.folder))
     calibration = calibration_batches(found, network.config.pad_id) if dtype == "int8" else None
     graph = folder / _PLACES[graph_format]
-    graph.parent.mkdir(parents=True, exist_ok=True)
+    with written("an export", graph.parent, "a folder"):
+        graph.parent.mkdir(parents=True, exist_ok=True)
     _save(graph_format, network, graph, calibration)
     for name in _COMPANIONS:
         if (found.folder / name).exists() and not found.folder.samefile(folder):
