@@ -45,15 +45,22 @@ def lists_for(config: Config, recipe: Config, without: str | None, work: Path, f
     (folder / "passages.jsonl").symlink_to((work / "passages.jsonl").resolve())
     rows = read_rows(work / "lists.jsonl")
     if config.teach.hard != recipe.teach.hard:
-        rows = [row if row["held_out"] else without_hard(row, 2 * recipe.teach.hard) for row in rows]
+        rows = [row if row["held_out"] else without_hard(row) for row in rows]
         rows = [row for row in rows if len(row["passages"]) > 1]
     write_rows(folder / "lists.jsonl", (r for r in rows if r["held_out"] or r["source"] != without))
 
 
-def without_hard(row: dict[str, Any], hard: int) -> dict[str, Any]:
-    """Leave out a list's hard negatives, which come right behind its positive."""
+def without_hard(row: dict[str, Any]) -> dict[str, Any]:
+    """Leave out a list's hard negatives, which come right behind its positive.
+
+    Raises:
+        typer.BadParameter: If the list does not say how many they are.
+    """
+    if "hard" not in row:
+        msg = "lists.jsonl must say how many passages are hard, but is too old; delete it and run run.py"
+        raise typer.BadParameter(msg)
     first = int(row["labelled"])
-    kept = {name: row[name][:first] + row[name][first + hard :] for name in ("passages", "teacher")}
+    kept = {name: row[name][:first] + row[name][first + row["hard"] :] for name in ("passages", "teacher")}
     return row | kept
 
 

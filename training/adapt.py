@@ -4,7 +4,8 @@
 
 `pairs.jsonl` has {"query", "positive" (a text, or several), "negatives" (optional)} a line. `documents.jsonl`
 has {"text", "title" (optional)}: more candidates, and queries made of titles and of sentences taken out of
-their passage. Either file will do. A tenth of the queries is held out and measured before and after.
+their passage. Either file will do. A tenth of the queries is held out and measured before and after. What is
+made on the way stands in the output's folder `.adapting` until all is done; the same command goes on from it.
 """
 
 import json
@@ -28,9 +29,12 @@ from train import make_trainer
 
 logger = logging.getLogger("adapt")
 
-HELD_OUT = 0.1
+# A user's queries stay as they were typed.
+PREPARE = PrepareConfig(per_document=2, held_out=0.1, vary=False)
 BODY_RATE, HEAD_RATE = 5e-5, 5e-5  # gentler than from scratch: the model already ranks
 EPOCHS = 2
+WORK = ".adapting"
+OURS = "made-by-adapt.txt"  # stands in a work folder, which may be removed
 
 
 class PairsError(ValueError):
@@ -89,8 +93,24 @@ def hold_some_out(queries: list[dict[str, Any]]) -> None:
     """Hold out a labelled query, and those with the same positives, where chance has chosen none."""
     labelled = [row for row in queries if row["positives"]]
     if not any(row["held_out"] for row in labelled):
-        for row in labelled:
-            row["held_out"] = not set(row["positives"]).isdisjoint(labelled[0]["positives"])
+        alike = {r["query"] for r in labelled if not set(r["positives"]).isdisjoint(labelled[0]["positives"])}
+        for row in queries:
+            row["held_out"] = row["held_out"] or row["query"] in alike
+
+
+def open_work(output: Path) -> Path:
+    """Return the folder for what is made on the way: a new one, or that of an interrupted adaptation.
+
+    Raises:
+        typer.BadParameter: If a folder of that name was not made here.
+    """
+    work = output / WORK
+    work.mkdir(parents=True, exist_ok=True)
+    if any(work.iterdir()) and not (work / OURS).exists():
+        msg = f"{work} must be new, or of an interrupted adaptation, but is not; give another --output"
+        raise typer.BadParameter(msg)
+    (work / OURS).touch()
+    return work
 
 
 def settings_for(start: str, queries: int, steps: int | None, max_tokens: int, seed: int) -> Config:
@@ -108,7 +128,7 @@ def settings_for(start: str, queries: int, steps: int | None, max_tokens: int, s
         max_tokens=max_tokens,
         evaluate_every=10**9,
     )
-    return Config(seed=seed, prepare=PrepareConfig(per_document=2, held_out=HELD_OUT), train=train)
+    return Config(seed=seed, prepare=PREPARE, train=train)
 
 
 def main(
@@ -132,9 +152,8 @@ def main(
     if not sources:
         msg = "give --pairs, --documents or both"
         raise typer.BadParameter(msg)
-    work = output / "training"
-    work.mkdir(parents=True, exist_ok=True)
-    passages, queries = collect(sources, PrepareConfig(per_document=2, held_out=HELD_OUT), seed)
+    work = open_work(output)
+    passages, queries = collect(sources, PREPARE, seed)
     hold_some_out(queries)
     write_rows(work / "passages.jsonl", passages)
     write_rows(work / "queries.jsonl", queries)

@@ -13,12 +13,15 @@ class PrepareConfig:
     Attributes:
         queries: Source name to how many queries at most.
         per_document: Queries of one document at most.
-        held_out: Share of documents whose queries are kept for evaluation.
+        held_out: Share of documents whose queries are kept for evaluation. A query that several documents
+            are asked for goes where the first of them does.
+        vary: Whether queries are rewritten as people type them, in `queries.py`.
     """
 
     queries: dict[str, int] = field(default_factory=dict)
     per_document: int = 4
     held_out: float = 0.04
+    vary: bool = True
 
 
 @dataclass(frozen=True)

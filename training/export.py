@@ -9,6 +9,7 @@ what the figures in the model card were measured with. The file's SHA-256 goes b
 import hashlib
 import json
 import logging
+import math
 import shutil
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from files import read_rows
-from rerank_plugins import CrossEncoderScorer
+from rerank_plugins import CrossEncoderScorer, InvalidInputError
+from rerank_plugins.calibration import fit
 
 logger = logging.getLogger("export")
 
@@ -30,6 +32,7 @@ EXACT = (
     "bert.embeddings.position_embeddings.weight",
 )
 CALIBRATION_QUERIES = 200
+FEWEST_QUERIES = 10  # with fewer, the scale would be chance
 
 
 def quantise(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -62,43 +65,39 @@ def write(weights: dict[str, Tensor], source: Path, output: Path) -> None:
 
 
 def calibrate(model: Path, lists: list[dict[str, Any]], passages: list[str]) -> tuple[float, float]:
-    """Fit sigmoid(a * logit + b) to held-out positives and negatives; return a and b.
+    """Fit sigmoid(a * logit + b) to held-out positives and negatives; return a, above 0, and b.
 
     Both kinds weigh the same, since how rare answers are is a matter of the retriever: at 0.5 a passage is as
     like an answer as like one of the candidates that are none. A starting point, not a promise.
+
+    Raises:
+        InvalidInputError: If the lists are too few, or their positives do not have the higher logits.
     """
+    if len(lists) < FEWEST_QUERIES:
+        msg = f"labelled held-out queries must be {FEWEST_QUERIES} or more, but are {len(lists)}"
+        raise InvalidInputError(msg)
     pairs = [(row["query"], passages[i]) for row in lists for i in row["passages"]]
-    labels = [float(place == 0) for row in lists for place in range(len(row["passages"]))]
+    labels = [place == 0 for row in lists for place in range(len(row["passages"]))]
     with CrossEncoderScorer(str(model), device="cpu") as scorer:
-        logits = torch.from_numpy(scorer.score_pairs(pairs))
-    target = torch.tensor(labels)
-    balance = (1 - target).sum() / target.sum()
-    scale = torch.ones(1, requires_grad=True)
-    offset = torch.zeros(1, requires_grad=True)
-    optimizer = torch.optim.LBFGS([scale, offset], max_iter=100)
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(
-            logits * scale + offset, target, pos_weight=balance
-        )
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
-
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return scale.item(), offset.item()
+        fitted = fit(scorer.score_pairs(pairs), labels)
+    # As many answers as other candidates, by Bayes' rule, in place of one a list.
+    balance = math.log(labels.count(False) / labels.count(True))
+    return 1 / fitted.temperature, balance - fitted.offset / fitted.temperature
 
 
 def export(model: Path, work: Path, output: Path) -> None:
-    """Calibrate on held-out queries of `work`, quantise, write."""
+    """Calibrate on held-out queries of `work` if they allow it, quantise, write."""
     weights = load_file(model / "model.safetensors")
     write(weights, model, output)
     for path in model.glob("tokenizer*.json"):
         shutil.copy(path, output)
     passages = [row["text"] for row in read_rows(work / "passages.jsonl")]
     lists = [row for row in read_rows(work / "lists.jsonl") if row["held_out"] and row["labelled"]]
-    if lists:
+    try:
         scale, offset = calibrate(output, lists[:CALIBRATION_QUERIES], passages)
+    except InvalidInputError as error:
+        logger.warning("not calibrated, the model keeps its own logits: %s", error)
+    else:
         weights["classifier.weight"] = weights["classifier.weight"] * scale
         weights["classifier.bias"] = weights["classifier.bias"] * scale + offset
         write(weights, model, output)

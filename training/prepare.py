@@ -7,7 +7,7 @@
 import logging
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +21,28 @@ logger = logging.getLogger("prepare")
 
 @dataclass
 class _Collection:
-    """Passages, each once, and queries."""
+    """Passages, each once, and queries; whether a query is held out is the same wherever it is asked."""
 
-    passages: dict[str, tuple[int, str]]
-    queries: list[dict[str, Any]]
+    passages: dict[str, tuple[int, str]] = field(default_factory=dict)
+    queries: list[dict[str, Any]] = field(default_factory=list)
+    held_out: dict[str, bool] = field(default_factory=dict)
 
     def add(self, document: Document, source: str, config: PrepareConfig, rng: random.Random) -> int:
         """Add a document with some of its questions; return how many."""
         numbers = [self.passages.setdefault(p, (len(self.passages), source))[0] for p in document.passages]
-        held_out = rng.random() < config.held_out
+        drawn = rng.random() < config.held_out
         questions = document.questions
         if len(questions) > config.per_document:
             questions = rng.sample(questions, config.per_document)
         for question in questions:
             self.queries.append(
                 {
-                    "query": vary(question.text, question.keywords, rng),
+                    "query": vary(question.text, question.keywords, rng) if config.vary else question.text,
                     "source": source,
                     "positives": [numbers[i] for i in question.positives],
                     "negatives": [numbers[i] for i in question.negatives],
                     "answer": question.answer,
-                    "held_out": held_out,
+                    "held_out": self.held_out.setdefault(question.text, drawn),
                 }
             )
         return len(questions)
@@ -51,7 +52,7 @@ def collect(
     sources: dict[str, Iterable[Document]], config: PrepareConfig, seed: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return passages and queries of all sources, up to each source's number of queries."""
-    found = _Collection({}, [])
+    found = _Collection()
     for name, read in sources.items():
         rng = random.Random(f"{seed} {name}")
         documents = list(read)

@@ -51,7 +51,7 @@ def candidates(
     config: TeachConfig,
     rng: random.Random,
 ) -> dict[str, Any] | None:
-    """Return a query's list, its label first; None if there are no candidates.
+    """Return a query's list: its label, `hard` of the best, given negatives, others; None if there are none.
 
     Args:
         query: A row of `queries.jsonl`.
@@ -75,11 +75,10 @@ def candidates(
 
     lexical = wrong(np.argsort(-bm25, kind="stable")[: config.depth].tolist())
     semantic = wrong(np.argsort(-cosine, kind="stable")[: config.depth].tolist())
-    if query["held_out"]:
-        half = HELD_OUT_CANDIDATES // 2
-        chosen = list(dict.fromkeys([*given, *lexical[:half], *semantic[:half]]))
-    else:
-        chosen = list(dict.fromkeys([*given, *lexical[: config.hard], *semantic[: config.hard]]))
+    best = HELD_OUT_CANDIDATES // 2 if query["held_out"] else config.hard
+    hard = list(dict.fromkeys([*lexical[:best], *semantic[:best]]))
+    chosen = [*hard, *dict.fromkeys(given)]
+    if not query["held_out"]:
         rest = [i for i in lexical if i not in chosen]
         wanted = config.candidates - bool(positives) - len(chosen)
         chosen += rng.sample(rest, min(len(rest), max(0, wanted)))
@@ -90,6 +89,7 @@ def candidates(
         "source": query["source"],
         "held_out": query["held_out"],
         "labelled": bool(positives),
+        "hard": len(hard),
         "passages": positives[:1] + chosen,
     }
 

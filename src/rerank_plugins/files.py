@@ -14,6 +14,8 @@ from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.inputs import shorten
 
 __all__ = [
+    "ID_KEYS",
+    "TEXT_KEYS",
     "Hits",
     "InputFormat",
     "decode",
@@ -24,6 +26,7 @@ __all__ = [
     "read_file",
     "read_hits",
     "read_line",
+    "read_row",
     "read_scored",
     "read_texts",
     "text_of",
@@ -31,8 +34,9 @@ __all__ = [
     "written",
 ]
 
-_TEXT_KEYS = ("text", "content", "contents", "passage", "page_content")
-_ID_KEYS = ("id", "docid", "_id", "doc_id")
+# The keys that a passage's text and its id stand under, the first that has one counts.
+TEXT_KEYS = ("text", "content", "contents", "passage", "page_content")
+ID_KEYS = ("id", "docid", "_id", "doc_id")
 
 
 class Hits(NamedTuple):
@@ -76,7 +80,7 @@ def read_file(path: Path) -> str:
 
 
 @contextmanager
-def written(option: str, path: Path) -> Iterator[None]:
+def written(option: str, path: Path, kind: str = "a file") -> Iterator[None]:
     """Turn what goes wrong when a file of an option is opened for writing into an error of ours.
 
     Raises:
@@ -85,7 +89,7 @@ def written(option: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        msg = f"{option} must be a file that can be written, but {path}: {error.strerror}"
+        msg = f"{option} must be {kind} that can be written, but {path}: {error.strerror}"
         raise InvalidInputError(msg) from error
 
 
@@ -131,7 +135,7 @@ def _starts_array(text: str) -> bool:
 def _is_json_string(line: str) -> bool:
     try:
         return isinstance(json.loads(line), str)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -150,17 +154,22 @@ def read_line(line: str, place: str, number: str, form: InputFormat) -> tuple[st
             raise InvalidInputError(msg)
         return docid, text, None
     row = parse_json(line, place)
-    return *_read_row(row, place, number), _score(first_of(row, ("score",)))
+    return *read_row(row, place, number), _score(row, place)
 
 
-def _read_row(row: Any, place: str, number: str) -> tuple[str, str]:
+def read_row(row: Any, place: str, number: str) -> tuple[str, str]:
+    """Return (id, text) of what JSON says of a passage, a text or an object; `number` is the id without one.
+
+    Raises:
+        InvalidInputError: If it has no text; `place` names it.
+    """
     if isinstance(row, str):
         return number, row
-    text = first_of(row, _TEXT_KEYS)
+    text = first_of(row, TEXT_KEYS)
     if not isinstance(text, str):
-        msg = f"{place} must have a text under one of {', '.join(_TEXT_KEYS)}, but got {shorten(row)}"
+        msg = f"{place} must have a text under one of {', '.join(TEXT_KEYS)}, but got {shorten(row)}"
         raise InvalidInputError(msg)
-    docid = first_of(row, _ID_KEYS)
+    docid = first_of(row, ID_KEYS)
     return number if docid is None else str(docid), text
 
 
@@ -168,20 +177,20 @@ def parse_json(text: str, place: str) -> Any:
     """Return what JSON says.
 
     Raises:
-        InvalidInputError: If it is no JSON; `place` names it.
+        InvalidInputError: If it is no JSON, or nested too deep to be read; `place` names it.
     """
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         msg = f"{place} must be JSON, but cannot be parsed: {error}"
         raise InvalidInputError(msg) from error
 
 
 def first_of(row: Any, keys: tuple[str, ...]) -> Any:
-    """Return the value of the first of `keys` that `row` has; None if it has none or is no mapping."""
+    """Return the first value under `keys` that is not null; None if there is none or `row` is no mapping."""
     if not isinstance(row, dict):
         return None
-    return next((row[key] for key in keys if key in row), None)
+    return next((row[key] for key in keys if row.get(key) is not None), None)
 
 
 def read_texts(path: Path) -> Iterator[tuple[str, str]]:
@@ -261,10 +270,19 @@ def read_hits(name: str, text: str) -> Iterator[Hits]:
         if not isinstance(query, str) or not isinstance(hits, list):
             msg = f"{place} must have a query and hits, but got {shorten(row)}"
             raise InvalidInputError(msg)
-        qid = next((str(hit["qid"]) for hit in hits if isinstance(hit, dict) and "qid" in hit), str(i + 1))
-        documents = [_read_row(hit, f"{place}.hits[{j}]", str(j + 1)) for j, hit in enumerate(hits)]
-        yield Hits(qid, query, documents, [_score(first_of(hit, ("score",))) for hit in hits])
+        qids = (first_of(hit, ("qid",)) for hit in hits)
+        qid = next((str(one) for one in qids if one is not None), str(i + 1))
+        placed = [(hit, f"{place}.hits[{j}]", str(j + 1)) for j, hit in enumerate(hits)]
+        documents = [read_row(*one) for one in placed]
+        yield Hits(qid, query, documents, [_score(hit, at) for hit, at, _ in placed])
 
 
-def _score(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def _score(row: Any, place: str) -> float | None:
+    value = first_of(row, ("score",))
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        msg = f"{place} must have a score that a float can hold, but got {shorten(value)}"
+        raise InvalidInputError(msg) from None

@@ -16,7 +16,14 @@ from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.labelling import label
 from rerank_plugins.labelling.job import Columns, Job, ModelPrint, json_schema, measure
 from rerank_plugins.labelling.store import InputFile, Store, find_inputs
-from rerank_plugins.labelling.tables import TableRows, count_lines, read_lines, read_table, sample_lines
+from rerank_plugins.labelling.tables import (
+    JsonRows,
+    TableRows,
+    count_lines,
+    read_lines,
+    read_table,
+    sample_lines,
+)
 from rerank_plugins.settings import ScorerSettings
 
 LOCAL = fs.LocalFileSystem()
@@ -77,10 +84,22 @@ def test_every_parquet_row_is_in_one_shard(tmp_path: Path, size: int) -> None:
 
 def test_values_that_json_lacks_are_written_plainly(tmp_path: Path) -> None:
     nothing = np.zeros(1, dtype=np.bool_)
+    labels = {"logit": (np.ones(1), pa.float32())}
     rows = TableRows(pa.table({"day": [date(2026, 1, 2)], "price": [Decimal("1.50")]}))
     assert json.loads(rows.encode("jsonl", {}, nothing, None)) == {"day": "2026-01-02", "price": "1.50"}
     with pytest.raises(InvalidInputError, match="write parquet"):
         TableRows(pa.table({"raw": [b"\x00"]})).encode("jsonl", {}, nothing, None)
+    for number in (float("nan"), float("inf")):
+        with pytest.raises(InvalidInputError, match=r"values that JSON has, but got .*; write parquet"):
+            TableRows(pa.table({"x": [number]})).encode("jsonl", {}, nothing, None)
+        with pytest.raises(InvalidInputError, match="write parquet"):
+            JsonRows([{"x": {"y": [number]}}], [1]).encode("jsonl", labels, nothing, None)
+    odd = [{"x": "\\\ud800", "y": "ü\ud83d\ude00"}]
+    assert json.loads(JsonRows(odd, [1]).encode("jsonl", labels, nothing, None)) == {
+        "x": "\\\ud800",
+        "y": "ü\U0001f600",
+        "logit": 1.0,
+    }
 
 
 def test_settings_are_given_at_once_or_singly() -> None:
@@ -129,6 +148,19 @@ def test_inputs_are_found_in_order(tmp_path: Path) -> None:
         find_inputs(["ftp://nowhere/x"])
 
 
+def test_a_relative_path_is_of_the_working_directory_at_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "pairs.jsonl").touch()
+        monkeypatch.chdir(tmp_path / name)
+        (file,) = find_inputs(["pairs.jsonl"])
+        store = Store("out")
+        assert (file.uri, file.path) == (str(tmp_path / name / "pairs.jsonl"),) * 2
+        assert (store.uri, store.root) == (str(tmp_path / name / "out"),) * 2
+
+
 def test_columns_are_checked_before_anything_is_scored(tmp_path: Path) -> None:
     def refused(table: dict[str, list[object]], message: str, columns: Columns | None = None) -> None:
         path = str(tmp_path / "rows.parquet")
@@ -144,9 +176,10 @@ def test_columns_are_checked_before_anything_is_scored(tmp_path: Path) -> None:
         Columns(query="q", document="d", prefix="x_"),
     )
     broken = tmp_path / "broken.jsonl"
-    broken.write_text('{"query": "q", "document": "d"}\n{"query": \n')
-    with pytest.raises(InvalidInputError, match=r"broken\.jsonl:2 must be a JSON object"):
-        measure([InputFile(str(broken), str(broken), 0, 0)], Columns(), 10)
+    for line in ('{"query": ', "[" * 100_000):
+        broken.write_text('{"query": "q", "document": "d"}\n' + line + "\n")
+        with pytest.raises(InvalidInputError, match=r"broken\.jsonl:2 must be a JSON object"):
+            measure([InputFile(str(broken), str(broken), 0, 0)], Columns(), 10)
     cut = tmp_path / "cut.parquet"
     cut.write_bytes((tmp_path / "rows.parquet").read_bytes()[:-9])
     with pytest.raises(InvalidInputError, match="must be a Parquet file"):

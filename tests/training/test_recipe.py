@@ -6,12 +6,15 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+import typer
 
-from config import TeachConfig, TrainConfig, read_config
+from ablate import without_hard
+from config import PrepareConfig, TeachConfig, TrainConfig, read_config
 from encoder import Encoded, late_interaction
 from measure import by_source, gain
+from prepare import collect
 from queries import vary
-from sources import cut
+from sources import Document, Question, cut
 from teach import Bm25, candidates, opinions
 from train import draw, falling, rate, target
 
@@ -92,6 +95,48 @@ def test_candidates_come_from_words_and_from_meaning_and_never_hold_the_answer()
     made = candidates(query, bm25, cosine, passages, config, random.Random(1))
     assert made is not None
     assert made["passages"] == [0, 2, 4, 3]
+    assert made["hard"] == 2
+
+
+def test_exactly_the_hard_negatives_are_left_out() -> None:
+    """BM25 and the bi-encoder find the same one best; a given negative is none of theirs."""
+    query = {
+        "query": "q",
+        "source": "s",
+        "positives": [0],
+        "answer": None,
+        "held_out": False,
+        "negatives": [5],
+    }
+    scores = np.array([6, 5, 4, 3, 2, 1], np.float32)
+    config = TeachConfig(depth=6, candidates=5, hard=1)
+    made = candidates(query, scores, scores, list("abcdef"), config, random.Random(1))
+    assert made is not None
+    assert made["passages"][:3] == [0, 1, 5]
+    left = without_hard(made | {"teacher": list("pqrst")})
+    assert left["passages"] == [0, *made["passages"][2:]]
+    assert left["teacher"] == list("prst")
+    with pytest.raises(typer.BadParameter, match="must say how many passages are hard"):
+        without_hard({"labelled": True, "passages": [0, 1], "teacher": [1, 2]})
+
+
+def test_a_query_is_on_one_side_however_often_it_is_asked() -> None:
+    question = "What is the boiling point of water?"
+    often = [Document([f"{i} C"], [Question(question, (0,)), Question(f"{i}?", (0,))]) for i in range(100)]
+    more = [Document(["99 C"], [Question(question, (0,))])]
+    for seed in range(9):
+        config = PrepareConfig(held_out=0.5, vary=False)
+        _, queries = collect({"a": often, "b": more}, config, seed)
+        assert len({row["held_out"] for row in queries if row["query"] == question}) == 1
+        assert {row["held_out"] for row in queries} == {False, True}
+
+
+def test_queries_are_rewritten_only_where_that_is_wanted() -> None:
+    texts = [f"What is the price of {i}?" for i in range(50)]
+    source = [Document(["p"], [Question(text, (0,))]) for text in texts]
+    for vary_them in (False, True):
+        _, queries = collect({"a": source}, PrepareConfig(vary=vary_them), 1)
+        assert ({row["query"] for row in queries} == set(texts)) is not vary_them
 
 
 def test_a_step_is_a_function_of_seed_and_number_and_an_epoch_sees_each_list_once() -> None:

@@ -15,6 +15,7 @@ import ablate
 import adapt
 import train
 from config import Config, PrepareConfig, TeachConfig, TrainConfig
+from export import calibrate, export
 from files import read_rows, write_rows
 from model import start_model
 from prepare import collect
@@ -171,6 +172,9 @@ def test_a_model_adapts_to_pairs_and_documents(tmp_path: Path) -> None:
         documents,
         ({"title": f"All about {n}", "text": f"{n} is old. It is traded. It keeps well."} for n in NOUNS[:5]),
     )
+    mine = tmp_path / "model" / "training" / "mine.py"
+    mine.parent.mkdir(parents=True)
+    mine.touch()
     adapt.main(tmp_path / "model", pairs=pairs, documents=documents, steps=2, max_tokens=48, threads=2)
     held_out = json.loads((tmp_path / "model" / "held-out.json").read_text())
     assert held_out["before"].keys() == held_out["after"].keys() >= {"pairs", "mean"}
@@ -178,7 +182,81 @@ def test_a_model_adapts_to_pairs_and_documents(tmp_path: Path) -> None:
     with CrossEncoderScorer(str(tmp_path / "model"), device="cpu") as adapted:
         scores = adapted.score("price of salt in Quito?", texts)
     assert scores[0] > scores[1]
-    assert not (tmp_path / "model" / "training").exists()
+    assert mine.exists(), "a folder of the user's"
+    assert not (tmp_path / "model" / adapt.WORK).exists()
+
+
+def test_an_adaptation_goes_on_in_its_own_folder_and_in_no_other(tmp_path: Path) -> None:
+    work = adapt.open_work(tmp_path)
+    (work / "checkpoint.pt").touch()
+    assert adapt.open_work(tmp_path) == work
+    (work / adapt.OURS).unlink()
+    with pytest.raises(typer.BadParameter, match="must be new, or of an interrupted adaptation"):
+        adapt.open_work(tmp_path)
+
+
+def write_lists(work: Path, tiny: Path, *, right: bool, count: int) -> None:
+    """Write a model with lists whose positive it puts first, or last."""
+    shutil.copytree(tiny, work / "model")
+    passages = [f"In {place} the {noun} is old." for noun in NOUNS for place in PLACES]
+    write_rows(work / "passages.jsonl", ({"text": text} for text in passages))
+    rows = []
+    with CrossEncoderScorer(str(tiny), device="cpu") as scorer:
+        for i in range(count):
+            query, numbers = f"age of {NOUNS[i]}?", list(range(4 * i, 4 * i + 4))
+            logits = scorer.score(query, [passages[n] for n in numbers])
+            order = sorted(range(4), key=lambda k, logits=logits: -logits[k])  # best first
+            chosen = [numbers[k] for k in (order if right else order[::-1])]
+            rows.append({"query": query, "held_out": True, "labelled": True, "passages": chosen})
+    write_rows(work / "lists.jsonl", rows)
+
+
+def test_a_calibration_never_explodes_and_never_turns_the_order_around(
+    tmp_path: Path, tiny: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+
+    def made(name: str, *, right: bool, count: int) -> tuple[float, float]:
+        """Return scale and offset of what is exported against the plain logits."""
+        write_lists(tmp_path / name, tiny, right=right, count=count)
+        caplog.clear()
+        export(tmp_path / name / "model", tmp_path / name, tmp_path / name / "out")
+        before, after = (
+            load_file(folder / "model.safetensors")
+            for folder in (tmp_path / name / "model", tmp_path / name / "out")
+        )
+        scale = float((after["classifier.weight"] / before["classifier.weight"]).median())
+        return scale, float(after["classifier.bias"] - scale * before["classifier.bias"])
+
+    scale, _ = made("right", right=True, count=10)
+    assert scale > 0
+    assert "calibration: logit *" in caplog.text
+    for name, options in {"wrong": {"right": False, "count": 10}, "few": {"right": True, "count": 9}}.items():
+        assert made(name, **options) == (1.0, 0.0)
+        assert "not calibrated, the model keeps its own logits: " in caplog.text
+
+
+def test_a_calibration_weighs_answers_and_other_candidates_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the answers four in five have the logit 3, of the others one in five; the rest have -3."""
+    lists = [{"query": "q", "passages": [int(i % 5 == 0), *[int(i % 5 != 1)] * 9]} for i in range(100)]
+
+    class Scorer:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def __enter__(self) -> "Scorer":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def score_pairs(self, pairs: list[tuple[str, float]]) -> list[float]:
+            return [logit for _, logit in pairs]
+
+    monkeypatch.setattr("export.CrossEncoderScorer", Scorer)
+    scale, offset = calibrate(tmp_path, lists, [3.0, -3.0])
+    found = torch.sigmoid(scale * torch.tensor([3.0, -3.0]) + offset)
+    assert found.tolist() == pytest.approx([0.8, 0.2], abs=0.01)
 
 
 def test_an_adapted_model_keeps_its_own_vocabulary(tmp_path: Path, tiny: Path) -> None:
@@ -197,18 +275,20 @@ def test_an_adapted_model_keeps_its_own_vocabulary(tmp_path: Path, tiny: Path) -
 
 def test_few_pairs_of_which_chance_holds_out_none(tmp_path: Path, tiny: Path) -> None:
     pairs = write_pairs(tmp_path / "pairs.jsonl", NOUNS[:3])
-    config = PrepareConfig(held_out=adapt.HELD_OUT)
 
     def chosen(seed: int) -> list[bool]:
-        return [row["held_out"] for row in collect({"pairs": adapt.read_pairs(pairs)}, config, seed)[1]]
+        rows = collect({"pairs": adapt.read_pairs(pairs)}, adapt.PREPARE, seed)[1]
+        return [row["held_out"] for row in rows]
 
     seed = next(seed for seed in range(99) if not any(chosen(seed)))
     adapt.main(tmp_path / "model", pairs=pairs, start=str(tiny), steps=1, max_tokens=48, threads=2, seed=seed)
     held_out = json.loads((tmp_path / "model" / "held-out.json").read_text())
     assert held_out["before"].keys() == {"pairs", "mean"}
-    queries = [{"positives": numbers, "held_out": False} for numbers in ([], [0], [1], [2, 0])]
+    asked = [("a", []), ("b", [0]), ("c", [1]), ("d", [2, 0]), ("d", [3])]
+    queries = [{"query": query, "positives": numbers, "held_out": False} for query, numbers in asked]
     adapt.hold_some_out(queries)
-    assert [row["held_out"] for row in queries] == [False, True, False, True], "all that the passage answers"
+    held = [row["held_out"] for row in queries]
+    assert held == [False, True, False, True, True], "all that the passage answers, on all their lines"
 
 
 def test_a_file_that_is_not_pairs_is_refused_with_its_line(tmp_path: Path) -> None:

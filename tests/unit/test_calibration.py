@@ -125,6 +125,11 @@ def test_a_file_that_holds_something_else_is_named(tmp_path: Path, text: str, me
         RerankSettings(calibration=path)
 
 
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"calibration must be a file that can be written, .*nowhere"):
+        CALIBRATION.save(tmp_path / "nowhere" / "calibration.json")
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"nowhere\.json.*No such file"):
         RerankSettings(calibration=str(tmp_path / "nowhere.json"))
@@ -189,7 +194,7 @@ def test_a_calibration_of_another_model_is_told(
         Reranker(bundled, calibration=Calibration(1.0, 0.0))
         assert not caplog.records
         Reranker(bundled, calibration=Calibration(1.0, 0.0, model="another"))
-    assert "fitted for another" in caplog.text
+    assert "fitted for model another, but the scorer's is bundled" in caplog.text
 
 
 # -- fitted
@@ -295,9 +300,15 @@ def test_every_probability_is_in_one_bin(rows: list[tuple[float, bool]], bins: i
 
 @pytest.mark.parametrize(
     ("probabilities", "bins", "message"),
-    [([1.2, 0.1], 10, "from 0 to 1"), ([0.2, -0.1], 10, "from 0 to 1"), ([0.2, 0.1], 0, "at least 1")],
+    [
+        ([1.2, 0.1], 10, "from 0 to 1"),
+        ([0.2, -0.1], 10, "from 0 to 1"),
+        ([0.2, 0.1], 0, "at least 1"),
+        ([0.2, 0.1], 2.5, "bins must be a whole number of at least 1, but got 2.5"),
+        ([0.2, 0.1], "3", "bins must be a whole number"),
+    ],
 )
-def test_what_is_no_probability_is_named(probabilities: Any, bins: int, message: str) -> None:
+def test_what_is_no_probability_is_named(probabilities: Any, bins: Any, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         reliability(probabilities, [0, 1], bins)
 
@@ -408,14 +419,18 @@ def test_a_threshold_that_is_sure_agrees_with_scipy() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"confidence": 1.0}, "confidence must be in"), ({"queries": [1, 2]}, "queries must be one a score, 1")],
+    [
+        ({"confidence": 1.0}, "confidence must be in"),
+        ({"confidence": "x"}, "confidence must be in"),
+        ({"queries": [1, 2]}, "queries must be one a score, 1"),
+    ],
 )
 def test_what_a_sure_threshold_refuses(options: dict, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         threshold_for_precision([1.0], [1], 0.5, **options)
 
 
-@pytest.mark.parametrize("precision", [-0.1, 1.1, math.nan])
-def test_a_precision_is_a_share(precision: float) -> None:
+@pytest.mark.parametrize("precision", [-0.1, 1.1, math.nan, "x", None])
+def test_a_precision_is_a_share(precision: Any) -> None:
     with pytest.raises(InvalidInputError, match="precision must be from 0 to 1"):
         threshold_for_precision([1.0], [1], precision)

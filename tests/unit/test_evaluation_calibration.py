@@ -24,6 +24,7 @@ from rerank_plugins.evaluation import (
 from rerank_plugins.evaluation.folds import fold_of
 from rerank_plugins.evaluation.plots import plots
 from rerank_plugins.evaluation.tables import tables
+from rerank_plugins.evaluation.tables_chosen import min_score_text
 from tests.evaluation import ByText, right
 
 TEMPERATURE, OFFSET = 3.0, 2.0
@@ -185,15 +186,29 @@ def test_the_report_has_it_all_and_its_file_works(evaluation: Evaluation, tmp_pa
     assert any("scale=calibrated and min_score=0." in sentence for sentence in verdict(evaluation))
 
 
-def test_two_systems_write_two_files(evaluation: Evaluation, tmp_path: Path) -> None:
-    second = replace(evaluation.systems[0], name="org/model v2")
-    both = replace(
-        evaluation,
-        systems=(evaluation.systems[0], second),
-        between={second.name: evaluation.between["s + rrf"]},
+def test_each_system_writes_a_file_of_its_own(evaluation: Evaluation, tmp_path: Path) -> None:
+    names = ["s", "org/model v2", "org-model-v2"]
+    found = evaluation.systems[0].calibrated
+    several = tuple(
+        replace(
+            evaluation.systems[0],
+            name=name,
+            calibrated=replace(found, calibration=replace(found.calibration, data=name)),
+        )
+        for name in names
     )
-    names = [path.name for path in write_report(both, tmp_path) if "calib" in path.name]
-    assert names == ["calibration-s.json", "calibration-org-model-v2.json"]
+    between = dict.fromkeys(names[1:], evaluation.between["s + rrf"])
+    paths = write_report(replace(evaluation, systems=several, between=between), tmp_path)[3:]
+    assert [path.name for path in paths] == [
+        *("calibration-s.json", "calibration-org-model-v2.json", "calibration-org-model-v2-2.json")
+    ]
+    assert [Calibration.load(path).data for path in paths] == names
+
+
+@pytest.mark.parametrize("scores", [[0.00004, 0.00003], [0.99997, 0.99996], [1 / 3, 0.33333], [1.0, 0.5]])
+def test_a_threshold_as_text_keeps_what_was_measured(scores: list[float]) -> None:
+    chosen = threshold_for_precision(scores, [1, 0], 1.0)
+    assert [score >= float(min_score_text(chosen)) for score in scores] == [True, False]
 
 
 def test_what_cannot_be_calibrated_is_said_and_nothing_is_lost() -> None:
@@ -203,8 +218,9 @@ def test_what_cannot_be_calibrated_is_said_and_nothing_is_lost() -> None:
     assert system.calibrated is None
     assert "logits must rise with labels" in system.not_calibrated
     assert any("no could not be calibrated: logits must rise" in sentence for sentence in verdict(found))
-    with pytest.raises(InvalidInputError, match="precision must be from 0 to 1"):
-        evaluate(topics, {"no": ByText(right)}, calibrate=True, precision=90)
+    for precision in (90, "0.9"):
+        with pytest.raises(InvalidInputError, match="precision must be from 0 to 1"):
+            evaluate(topics, {"no": ByText(right)}, calibrate=True, precision=precision)
 
 
 def test_a_precision_that_is_never_reached_keeps_nothing(tmp_path: Path) -> None:

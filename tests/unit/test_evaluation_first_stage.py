@@ -102,6 +102,8 @@ def test_mistakes_are_named() -> None:
         retrieve(TOPICS, lambda _: [Document("x", id="a")], id_key="source")
     with pytest.raises(InvalidInputError, match="must have a corpus"):
         retrieve(Topics("t", (Topic("1", "q", (Candidate("a", "x"),)),)))
+    with pytest.raises(InvalidInputError, match=r"must have a corpus with words to search for, .*'of the'"):
+        retrieve(Topics("t", TOPICS.topics, {"a": "of the", "b": ""}))
     with pytest.raises(InvalidInputError, match='must be "bm25s"'):
         retrieve(TOPICS, "elastic")
     with pytest.raises(InvalidInputError, match="must have invoke"):

@@ -25,6 +25,7 @@ from rerank_plugins.evaluation import (
     read_run,
 )
 from rerank_plugins.evaluation.judgements import read_qrels
+from rerank_plugins.files import read_texts
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_qrels_of_trec_and_of_beir(write: Write) -> None:
     assert read_qrels(spaced) == {"7": {"d1": 1}}
 
 
-@pytest.mark.parametrize("text", ["7 d1\n", "7 Q0 d1 high\n", "7 Q0 d1 1 x\n", ""])
+@pytest.mark.parametrize("text", ["7 d1\n", "7 Q0 d1 high\n", "7 Q0 d1 ²\n", "7 Q0 d1 1 x\n", ""])
 def test_bad_qrels_are_named(write: Write, text: str) -> None:
     with pytest.raises(InvalidInputError, match=r"q\.txt(:1)? must"):
         read_qrels(write("q.txt", text))
@@ -140,6 +141,16 @@ def test_a_number_is_an_id_where_ids_are_numbers(write: Write) -> None:
     assert topic.grades == {"a": 1}
 
 
+@pytest.mark.parametrize("text_key", ["text", "content", "contents", "passage", "page_content"])
+def test_documents_are_read_as_rank_reads_them(write: Write, text_key: str) -> None:
+    document = {"id": None, "_id": "A", "docid": "B", text_key: "t"}
+    row = {"id": None, "query": "q", "documents": [document], "relevant": ["B"]}
+    topics = load_jsonl(write("own.jsonl", "\n".join([json.dumps(row)] * 2)))
+    assert [topic.id for topic in topics] == ["1", "2"]
+    ((docid, text),) = read_texts(write("p.jsonl", json.dumps(document)))
+    assert topics[0].candidates == (Candidate("B", "t"),) == (Candidate(docid, text),)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -152,8 +163,11 @@ def test_a_number_is_an_id_where_ids_are_numbers(write: Write) -> None:
         ({"query": "q", "documents": ["x"], "relevant": 0}, "relevant must be"),
         ({"query": "q", "documents": ["x"], "relevant": ""}, "relevant must be"),
         ({"query": "q", "documents": ["x"], "relevant": {"0": "yes"}}, "relevant must be"),
-        ({"query": "q", "documents": [3], "relevant": [0]}, r"documents\[0\] must be"),
-        ({"query": "q", "documents": [{"text": "t", "score": "1"}], "relevant": [0]}, r"documents\[0\]"),
+        ({"query": "q", "documents": [3], "relevant": [0]}, r"documents\[0\] must have a text under"),
+        (
+            {"query": "q", "documents": [{"text": "t", "score": "1"}], "relevant": [0]},
+            r"documents\[0\] must have a num",
+        ),
     ],
 )
 def test_bad_rows_are_named(write: Write, row: object, message: str) -> None:

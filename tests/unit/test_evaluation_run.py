@@ -10,6 +10,7 @@ import pytest
 from rerank_plugins import CrossEncoderScorer, InvalidInputError, Reranker, ScoringError
 from rerank_plugins.evaluation import Candidate, Topic, Topics, evaluate, load_demo, retrieve
 from rerank_plugins.evaluation.measures import PRIMARY
+from rerank_plugins.evaluation.systems import given_order
 from tests.evaluation import ByText, chance, make_topics, right, wrong
 
 
@@ -111,6 +112,12 @@ def test_several_systems_are_compared_with_the_best() -> None:
     assert found.between["chance"].better
     assert found.between["same"].delta == 0
     assert found.best_possible.mean[PRIMARY] == found.best.measured.mean[PRIMARY] == 1
+
+
+def test_a_given_run_counts_the_first_chunk_of_a_document() -> None:
+    chunks = (Candidate("d", "first and long", 3.0), Candidate("e", "other"), Candidate("d", "last", 1.0))
+    topic = Topic("1", "q", chunks, {"d": 1})
+    assert given_order([topic], {"1": ["e", "d"]}, 2).orders == {2: {"1": [chunks[1], chunks[0]]}}
 
 
 def test_a_given_run_may_hold_documents_of_its_own() -> None:

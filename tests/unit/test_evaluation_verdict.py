@@ -104,3 +104,4 @@ def test_doubts_are_said() -> None:
     assert any("of the logits are ties" in sentence for sentence in tied)
     one = said(make_topics(1, seed=4), good=ByText(right))
     assert "no interval from one query" in one[0]
+    assert "One query is too few: it says nothing of others." in one

@@ -101,6 +101,37 @@ def test_bad_hits_are_named(tmp_path: Path, rows: object, place: str) -> None:
         read_bytes(tmp_path, "p.json", json.dumps(rows).encode(), query=None)
 
 
+def test_nulls_say_nothing_and_hide_nothing(tmp_path: Path) -> None:
+    row = {"id": None, "docid": "D7", "text": None, "contents": "a", "score": None}
+    assert read_bytes(tmp_path, "p.jsonl", json.dumps(row).encode())[0].documents == [("D7", "a")]
+    hits = [{"query": "q", "hits": [row | {"qid": None}, row | {"qid": 7}]}, {"query": "r", "hits": [row]}]
+    topics = read_bytes(tmp_path, "p.json", json.dumps(hits).encode(), query=None)
+    assert [(topic.id, topic.documents[0]) for topic in topics] == [("7", ("D7", "a")), ("2", ("D7", "a"))]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "p.jsonl",
+            '{"text": "a", "score": 1%s}' % ("0" * 400),
+            r"p\.jsonl:1 must have a score that a float",
+        ),
+        (
+            "p.json",
+            '[{"query": "q", "hits": [{"text": "a", "score": 1%s}]}]' % ("0" * 400),
+            r"hits\[0\] must",
+        ),
+        ("p.jsonl", "[" * 100_000, r"p\.jsonl:1 must be JSON"),
+        ("p.json", '[{"query":' + "[" * 100_000, r"p\.json must be JSON"),
+    ],
+)
+def test_what_python_cannot_hold_is_named(tmp_path: Path, name: str, text: str, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        read_bytes(tmp_path, name, text.encode(), query=None if name == "p.json" else "q")
+    assert read_bytes(tmp_path, "p.txt", b"[" * 100_000)[0].documents == [("1", "[" * 100_000)]
+
+
 def test_a_query_beside_hits_is_refused_not_ignored(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="--query must be left out"):
         read_bytes(tmp_path, "p.json", json.dumps(HITS).encode())

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import cycle
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,14 +58,15 @@ def reliability(probabilities: ArrayLike, labels: ArrayLike, bins: int = 10) -> 
         bins: How many bins, at least 1.
 
     Raises:
-        InvalidInputError: If the two differ in length or hold other values, or `bins` is below 1.
+        InvalidInputError: If the two differ in length or hold other values, or `bins` is no whole number
+            or below 1.
     """
     values, relevant = check_labelled(probabilities, labels, "probabilities")
     if ((values < 0) | (values > 1)).any():
         msg = f"probabilities must be from 0 to 1, but got {values.min()!r} to {values.max()!r}"
         raise InvalidInputError(msg)
-    if bins < 1:
-        msg = f"bins must be at least 1, but got {bins!r}"
+    if not isinstance(bins, Integral) or bins < 1:
+        msg = f"bins must be a whole number of at least 1, but got {bins!r}"
         raise InvalidInputError(msg)
     edges = np.linspace(0.0, 1.0, bins + 1)
     places = np.digitize(values, edges[1:-1])

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from rerank_plugins.errors import InvalidInputError
+from rerank_plugins.files import written
 from rerank_plugins.inputs import shorten
 
 __all__ = ["PLAIN", "Calibration"]
@@ -71,8 +72,13 @@ class Calibration:
         return np.where(steps >= 0, 1.0, small) / (1.0 + small)
 
     def save(self, path: str | Path) -> None:
-        """Write JSON that `load` reads, and `RerankSettings.calibration` by its path."""
-        Path(path).write_bytes(_adapter().dump_json(self, indent=2) + b"\n")
+        """Write JSON that `load` reads, and `RerankSettings.calibration` by its path.
+
+        Raises:
+            InvalidInputError: If the file cannot be written.
+        """
+        with written("calibration", Path(path)):
+            Path(path).write_bytes(_adapter().dump_json(self, indent=2) + b"\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from statistics import NormalDist
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from rerank_plugins.calibration.pairs import check_labelled
 from rerank_plugins.errors import InvalidInputError
 
-__all__ = ["Threshold", "threshold_for_precision"]
+__all__ = ["Threshold", "check_precision", "threshold_for_precision"]
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,8 @@ def threshold_for_precision(
             `confidence` is out of its range.
     """
     values, relevant = check_labelled(scores, labels, "scores")
-    if not 0 <= precision <= 1:
-        msg = f"precision must be from 0 to 1, but got {precision!r}"
-        raise InvalidInputError(msg)
-    if confidence is not None and not 0 < confidence < 1:
+    check_precision(precision)
+    if confidence is not None and not (isinstance(confidence, Real) and 0 < confidence < 1):
         msg = f"confidence must be in (0, 1) or None, but got {confidence!r}"
         raise InvalidInputError(msg)
     groups = np.arange(len(values)) if queries is None else np.asarray(queries)
@@ -93,6 +92,17 @@ def threshold_for_precision(
         recall=float(hits[last] / total) if total else 0.0,
         kept=last + 1,
     )
+
+
+def check_precision(precision: float) -> None:
+    """Refuse what is no share.
+
+    Raises:
+        InvalidInputError: If it is no number from 0 to 1.
+    """
+    if not (isinstance(precision, Real) and 0 <= precision <= 1):
+        msg = f"precision must be from 0 to 1, but got {precision!r}"
+        raise InvalidInputError(msg)
 
 
 def _lower_end(

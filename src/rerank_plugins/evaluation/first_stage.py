@@ -7,12 +7,13 @@ from typing import Any
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.evaluation.extra import missing
 from rerank_plugins.evaluation.topics import Candidate, Topics
+from rerank_plugins.files import ID_KEYS
 from rerank_plugins.inputs import shorten
 
 __all__ = ["retrieve"]
 
 _STOP_WORDS = "english_plus"
-_ID_KEYS = ("id", "_id", "doc_id", "docid", "document_id", "source_id")
+_META_KEYS = (*ID_KEYS, "document_id", "source_id")
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,9 @@ def retrieve(
         The topics with candidates, best first.
 
     Raises:
-        InvalidInputError: If there is no corpus for `"bm25s"`, the retriever has none of these methods or
-            returns something else, or no document it returned is known to the judgements or the corpus.
+        InvalidInputError: If there is no corpus for `"bm25s"` or no word in it, the retriever has none of
+            these methods or returns something else, or no document it returned is known to the judgements or
+            the corpus.
         MissingExtraError: If bm25s is not installed.
     """
     if depth < 1:
@@ -95,8 +97,15 @@ def _bm25s(topics: Topics, depth: int) -> list[list[Candidate]]:
         msg = f"{topics.name} must have a corpus to retrieve from, but has none; use the candidates it has"
         raise InvalidInputError(msg)
     ids, texts = list(topics.corpus), list(topics.corpus.values())
+    words = bm25s.tokenize(texts, stopwords=_STOP_WORDS, show_progress=False)
+    if not words.vocab:
+        msg = (
+            f"{topics.name} must have a corpus with words to search for, but has none besides stop words and "
+            f"single letters: {shorten(texts[:3])}; give another retriever"
+        )
+        raise InvalidInputError(msg)
     index = bm25s.BM25()
-    index.index(bm25s.tokenize(texts, stopwords=_STOP_WORDS, show_progress=False), show_progress=False)
+    index.index(words, show_progress=False)
     queries = bm25s.tokenize([topic.query for topic in topics], stopwords=_STOP_WORDS, show_progress=False)
     found, scores = index.retrieve(
         queries,
@@ -167,7 +176,7 @@ class _Resolver:
                 msg = f"every document must have {self._key!r} in its metadata, but has {shorten(found.meta)}"
                 raise InvalidInputError(msg)
             return str(found.meta[self._key])
-        for one in (*found.ids, *(found.meta.get(key) for key in _ID_KEYS)):
+        for one in (*found.ids, *(found.meta.get(key) for key in _META_KEYS)):
             if one is not None and str(one) in self._known:
                 return str(one)
         own = next((one for one in found.ids if one), found.text)

@@ -29,7 +29,7 @@ def read_qrels(path: Path) -> Qrels:
         if fields[0] == _BEIR_HEADER:
             separator = "\t" if "\t" in line else None  # its ids may hold spaces, as names of files do
             continue
-        if len(fields) not in {3, 4} or not fields[-1].removeprefix("-").isdigit():
+        if len(fields) not in {3, 4} or not fields[-1].removeprefix("-").isdecimal():
             msg = (
                 f"{path}:{number} must be 'qid iteration docid grade' or 'query-id corpus-id score' with a "
                 f"whole number at its end, but got {shorten(line)}"

@@ -7,12 +7,11 @@ from typing import Any
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.evaluation.load import stem
 from rerank_plugins.evaluation.topics import Candidate, Topic, Topics
-from rerank_plugins.files import first_of, numbered_lines, parse_json, read_file
+from rerank_plugins.files import ID_KEYS, first_of, numbered_lines, parse_json, read_file, read_row
 from rerank_plugins.inputs import shorten
 
 __all__ = ["load_jsonl"]
 
-_ID_KEYS = ("id", "_id", "docid", "doc_id")
 _ROW = '{"query": str, "documents": [...], "relevant": [...]}'
 
 
@@ -22,7 +21,8 @@ def load_jsonl(path: Path | str) -> Topics:
     Args:
         path: Lines of `{"query": str, "documents": [...], "relevant": [...], "answers": [...], "id": str}`.
             `documents` are what the first stage found, best first: texts, or objects with `text` and,
-            optionally, `id` and `score`; a document without id has its position, from 0, as its id.
+            optionally, `id` and `score`; a document without id has its position, from 0, as its id. Text
+            and id may stand under the keys that `rank` reads, too (`TEXT_KEYS`, `ID_KEYS`).
             `relevant` holds ids or positions of right documents, or is an object of id and grade; a number is
             a position, unless documents have numbers as ids.
             `answers` holds short right answers. One of `relevant` and `answers` is needed; if what there
@@ -52,11 +52,11 @@ def _read_own(row: Any, place: str, number: str) -> Topic:
         raise InvalidInputError(msg)
     candidates = tuple(_own_document(one, place, i) for i, one in enumerate(documents))
     # A number is an id where ids are numbers, else a position.
-    numbered = any(type(first_of(one, _ID_KEYS)) is int for one in documents)
-    relevant = row.get("relevant")
+    numbered = any(type(first_of(one, ID_KEYS)) is int for one in documents)
+    relevant, own_id = row.get("relevant"), first_of(row, ("id",))
     grades = _own_grades([] if relevant is None else relevant, candidates, place, numbered=numbered)
     return Topic(
-        id=str(row.get("id", number)),
+        id=number if own_id is None else str(own_id),
         query=query,
         candidates=candidates,
         grades=grades,
@@ -66,14 +66,12 @@ def _read_own(row: Any, place: str, number: str) -> Topic:
 
 
 def _own_document(one: Any, place: str, position: int) -> Candidate:
-    if isinstance(one, str):
-        return Candidate(str(position), one)
-    text, score = first_of(one, ("text", "content", "page_content")), first_of(one, ("score",))
-    if not isinstance(text, str) or not isinstance(score, int | float | None):
-        msg = f"{place}: documents[{position}] must be a str or have a text, but got {shorten(one)}"
+    docid, text = read_row(one, f"{place}: documents[{position}]", str(position))
+    score = first_of(one, ("score",))
+    if not isinstance(score, int | float | None):
+        msg = f"{place}: documents[{position}] must have a number as its score, but got {shorten(score)}"
         raise InvalidInputError(msg)
-    docid = first_of(one, _ID_KEYS)
-    return Candidate(str(position if docid is None else docid), text, score)
+    return Candidate(docid, text, score)
 
 
 def _own_grades(

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from html import escape
+from itertools import chain, count
 from pathlib import Path
 
 from rerank_plugins.calibration import Calibration
@@ -35,8 +36,8 @@ def write_report(evaluation: Evaluation, folder: Path | str) -> list[Path]:
         folder: Made if it is not there; files in it of these names are replaced.
 
     Returns:
-        The paths: the three, and `calibration.json`, or `calibration-NAME.json` of each system if there
-        are several.
+        The paths: the three, and `calibration.json`, or `calibration-NAME.json` of each system, in their
+        order, if there are several.
 
     Raises:
         InvalidInputError: If the folder cannot be written to.
@@ -64,8 +65,13 @@ def _calibrations(evaluation: Evaluation) -> dict[str, Calibration]:
     found = {s.name: s.calibrated.calibration for s in evaluation.systems if s.calibrated}
     if len(found) == 1:
         return {"calibration.json": next(iter(found.values()))}
-    plain = {name: re.sub(r"[^\w.-]+", "-", name) for name in found}
-    return {f"calibration-{plain[name]}.json": one for name, one in found.items()}
+    files: dict[str, Calibration] = {}
+    for name, calibration in found.items():
+        plain = re.sub(r"[^\w.-]+", "-", name)
+        # Other names may become the same one: those are numbered.
+        wanted = (f"calibration-{plain}{end}.json" for end in chain([""], (f"-{i}" for i in count(2))))
+        files[next(file for file in wanted if file not in files)] = calibration
+    return files
 
 
 def to_json(evaluation: Evaluation) -> str:

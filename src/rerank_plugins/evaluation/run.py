@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from rerank_plugins.calibration.threshold import check_precision
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.evaluation import rag
 from rerank_plugins.evaluation.contest import Contest
@@ -77,9 +78,7 @@ def evaluate(
     """
     if not rerankers:
         raise InvalidInputError("at least one reranker must be given, but got none")
-    if not 0 <= precision <= 1:
-        msg = f"precision must be from 0 to 1, but got {precision!r}"
-        raise InvalidInputError(msg)
+    check_precision(precision)
     check_statistics(confidence, resamples)
     judged, judged_by = _judged(topics)
     if judged_by == "answers":

@@ -87,7 +87,8 @@ def first_stage_order(topics: Sequence[Topic]) -> Orders:
 
 def given_order(topics: Sequence[Topic], order: Mapping[str, Sequence[str]], depth: int) -> Pass:
     """Take another system's order, for example a published run; it may hold documents of its own."""
-    known = {topic.id: {candidate.id: candidate for candidate in topic.candidates} for topic in topics}
+    # Backwards, so that the first of a document's chunks stays: at its place the document counts.
+    known = {topic.id: {one.id: one for one in reversed(topic.candidates)} for topic in topics}
     orders = {
         topic.id: [known[topic.id].get(docid, Candidate(docid, "")) for docid in order.get(topic.id, ())]
         for topic in topics

@@ -84,10 +84,8 @@ def _threshold(evaluation: Evaluation) -> Table:
 
 
 def min_score_text(threshold: Threshold) -> str:
-    """Return a threshold as text to set; rounded down, so that what stands on it stays."""
-    if math.isinf(threshold.min_score):
-        return "none reaches it"
-    return f"{math.floor(threshold.min_score * 10_000) / 10_000:.4f}"
+    """Return a threshold as text to set; with all digits, so that it keeps what was measured."""
+    return "none reaches it" if math.isinf(threshold.min_score) else repr(threshold.min_score)
 
 
 def _refusals(evaluation: Evaluation) -> Table:

@@ -207,7 +207,9 @@ def _others(evaluation: Evaluation, best: System) -> Iterator[str]:
 def _doubts(evaluation: Evaluation, best: System) -> Iterator[str]:
     """Say what weakens the answer."""
     count = len(evaluation.queries)
-    if count < _ENOUGH_QUERIES:
+    if count == 1:
+        yield "One query is too few: it says nothing of others."
+    elif count < _ENOUGH_QUERIES:
         yield f"{count} queries are few: only large differences show, and intervals are rough."
     judged, before = best.measured.mean["Judged@10"], evaluation.first.mean["Judged@10"]
     if evaluation.judged_by == "judgements" and judged < min(_WELL_JUDGED, before):

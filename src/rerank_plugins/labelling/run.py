@@ -67,7 +67,8 @@ def label(
         document_column: Where the documents are.
         prefix: What the names of the new columns begin with: `logit` (float32), `score` (its sigmoid,
             float64) and `truncated` (whether the document was cut).
-        to: "parquet" or "jsonl". None: as the first input.
+        to: "parquet" or "jsonl"; JSON has neither NaN nor bytes, so that rows which hold such are refused.
+            None: as the first input.
         on_bad: What to do with a row that has no text for query or document: "raise", or "skip", which gives
             it null labels.
         rows_per_shard: Rows of an output file, at most, and what a worker does in one go. None: 10,000.
@@ -103,6 +104,8 @@ def label(
     _check_apart(files, store)
     asked: dict[str, Any] = {"to": to, "rows_per_shard": rows_per_shard}
     asked |= {name: getattr(settings, name) for name in _PINNED} | print_model(settings)
+    # A folder's name is absolute from here on, since workers have another working directory.
+    settings = settings.model_copy(update={"model": asked["model"]})
     job = Job.load(store)
     if job is not None:
         job.check_same(files, columns, asked)
@@ -118,7 +121,7 @@ def label(
         pinned = {"revision": job.scorer.revision, **{name: getattr(job.scorer, name) for name in _PINNED}}
         task = Task(
             settings=pool.place(settings).model_copy(update=pinned),
-            output=str(output),
+            output=store.uri,
             columns=columns,
             to=job.to,
             on_bad=on_bad,

@@ -36,7 +36,7 @@ class InputFile:
     """A file to read.
 
     Attributes:
-        uri: As it, or the folder it is in, was given; tells the file system.
+        uri: As it, or the folder it is in, was given, but absolute; tells the file system.
         path: Of the file, on that file system.
         size: Bytes.
         changed: When it was last written, in nanoseconds since 1970.
@@ -77,13 +77,18 @@ class Store:
     Args:
         uri: A path, or a URI; credentials come from the environment.
 
+    Attributes:
+        uri: The same, but absolute.
+        files: The file system.
+        root: Path of the folder on it.
+
     Raises:
         InvalidInputError: If no file system answers to the URI.
     """
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri
-        self.files, self.root = _resolve(uri)
+        self.uri = _absolute(uri)
+        self.files, self.root = _resolve(self.uri)
 
     def names(self) -> set[str]:
         """Return the names of the files in the folder, without what is still being written."""
@@ -137,7 +142,7 @@ def find_inputs(uris: Sequence[str]) -> list[InputFile]:
     Raises:
         InvalidInputError: If one names nothing, or a file that is neither Parquet nor JSON lines.
     """
-    found = [file for uri in uris for file in _find(uri)]
+    found = [file for uri in uris for file in _find(_absolute(uri))]
     for file in found:
         _ = file.format
     [(most, times)] = Counter(file.path for file in found).most_common(1) or [("", 0)]
@@ -150,7 +155,7 @@ def find_inputs(uris: Sequence[str]) -> list[InputFile]:
 
 
 def takes_in(uri: str, path: str) -> bool:
-    """Say whether an input, a folder or pattern, would take in a file with this path."""
+    """Say whether an input, a folder or pattern by its absolute URI, would take in a file with this path."""
     _, named = _resolve(uri)
     return _matches(path, named) if "*" in named else path.startswith(f"{named}/")
 
@@ -189,10 +194,16 @@ def _counts(info: fs.FileInfo, root: str) -> bool:
     return info.type == fs.FileType.File and not any(part.startswith((".", "_")) for part in parts)
 
 
+def _absolute(uri: str) -> str:
+    """Return a location that does not depend on the working directory: that of a worker is another one."""
+    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+
+
 @cache
 def _resolve(uri: str) -> tuple[fs.FileSystem, str]:
+    """Return the file system of an absolute location, and the path there."""
     if "://" not in uri:
-        return fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
+        return fs.LocalFileSystem(), uri
     try:
         files, path = fs.FileSystem.from_uri(uri)
     except (OSError, ValueError, NotImplementedError) as error:

@@ -217,7 +217,7 @@ def _skip(stream: pa.NativeFile, count: int) -> None:
 def _parse(line: bytes, place: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         msg = f"{place} must be a JSON object, but cannot be parsed: {error}; fix the line and start anew"
         raise InvalidInputError(msg) from error
     if not isinstance(row, dict):
@@ -282,10 +282,12 @@ def _lines(rows: Iterable[dict[str, Any]]) -> bytes:
 
 def _line(row: dict[str, Any]) -> bytes:
     try:
-        return json.dumps(row, ensure_ascii=False, default=_plain).encode()
-    except UnicodeEncodeError:
-        # A lone surrogate, which a bad row may hold, has no UTF-8; escaped it stays what it was.
-        return json.dumps(row, default=_plain).encode()
+        text = json.dumps(row, ensure_ascii=False, allow_nan=False, default=_plain)
+    except (TypeError, ValueError) as error:
+        msg = f"rows must have values that JSON has, but got {shorten(row)}: {error}; write parquet"
+        raise InvalidInputError(msg) from error
+    # A lone surrogate, which a bad row may hold, has no UTF-8; escaped it stays what it was.
+    return text.encode(errors="backslashreplace")
 
 
 def _plain(value: Any) -> str:
@@ -293,5 +295,5 @@ def _plain(value: Any) -> str:
         return value.isoformat()
     if isinstance(value, Decimal):
         return str(value)
-    msg = f"a value must be one that JSON has, but got {shorten(value)}; write parquet"
-    raise InvalidInputError(msg)
+    msg = f"there is none for {shorten(value)}"
+    raise TypeError(msg)

@@ -30,7 +30,7 @@ class Task:
 
     Attributes:
         settings: The model; nothing is "auto" in precision and engine, so that all actors compute alike.
-        output: Where labels go.
+        output: Where labels go, absolute.
         columns: Names of columns.
         to: "parquet" or "jsonl".
         on_bad: What to do with rows that have no two texts.
