@@ -6,6 +6,7 @@ always wins over the environment.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -38,7 +39,20 @@ Scale = Literal["probability", "logit", "calibrated"]
 OnError = Literal["raise", "keep_order"]
 LongDocuments = Literal["truncate", "max_passage"]
 
-_Device = Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")]
+
+def _check_device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise ValueError('must be "auto", "cpu", "cuda" or "cuda:1" and so on')
+    return value
+
+
+def _not_auto(value: str) -> str:
+    if value == "auto":
+        raise ValueError('must be named, "auto" is one alone')
+    return value
+
+
+_Device = Annotated[str, AfterValidator(_check_device)]
 
 
 def _not_nan(value: float) -> float:
@@ -86,7 +100,8 @@ def describe(error: ValidationError, owner: str) -> str:
         name = ".".join(map(str, issue["loc"])) or "settings"
         # What is given under an unknown name may be a secret, too.
         hidden = name == "token" or issue["type"] == "extra_forbidden"
-        return f"{owner}.{name}: {issue['msg']}" + ("" if hidden else f", but got {issue.get('input')!r}")
+        found = issue["msg"].removeprefix("Value error, ")
+        return f"{owner}.{name}: {found}" + ("" if hidden else f", but got {issue.get('input')!r}")
 
     return "; ".join(line(issue) for issue in error.errors(include_url=False))
 
@@ -171,8 +186,10 @@ class ScorerSettings(_Settings):
 
     model: str = Field(default=DEFAULT_MODEL, min_length=1)
     revision: str | None = None
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    devices: Annotated[tuple[_Device, ...], Field(min_length=1)] | None = None
+    device: _Device = "auto"
+    devices: (
+        Annotated[tuple[Annotated[_Device, AfterValidator(_not_auto)], ...], Field(min_length=1)] | None
+    ) = None
     dtype: Dtype = "auto"
     engine: EngineName = "auto"
     max_length: int | None = Field(default=None, ge=8)
@@ -198,7 +215,7 @@ class RerankSettings(_Settings):
             everything; 0.0 is a threshold like any other.
         scale: `"probability"` is the sigmoid of the logit (0 to 1), `"logit"` the model's own output,
             `"calibrated"` what `calibration` makes of it (0 to 1). A document's score never depends on the
-            other documents.
+            other documents, but for rounding.
         calibration: What `scale="calibrated"` needs: a `Calibration`, its fields, or the path of a file that
             `Calibration.save` wrote (as `RERANK_CALIBRATION` is), which is read at once.
         fusion: What the order goes by, besides the cross-encoder. None: nothing. `"rrf"`: the first

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -12,6 +13,8 @@ from typer.testing import CliRunner
 import rerank_plugins
 from rerank_plugins.cli import main
 from rerank_plugins.cli.app import app
+from rerank_plugins.cli.formats import read_topics
+from rerank_plugins.cli.options import InputFormat
 from rerank_plugins.errors import InvalidInputError, MissingExtraError, ModelNotFoundError
 from rerank_plugins.scoring.dispatch import Worker
 
@@ -208,9 +211,11 @@ def test_the_version() -> None:
     assert CliRunner().invoke(app, ["--version"]).stdout.strip() == rerank_plugins.__version__
 
 
-def test_nothing_is_read_that_cannot_be_used() -> None:
-    done = CliRunner().invoke(app, ["rank"])
-    assert "--query for passages from stdin" in str(done.exception)
+def test_who_types_is_asked_for_the_query_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = SimpleNamespace(isatty=lambda: True)
+    monkeypatch.setattr(sys, "stdin", typed)
+    with pytest.raises(InvalidInputError, match="--query for passages that are typed"):
+        read_topics(None, None, InputFormat.auto)
 
 
 def test_doctor_tells_settings_that_are_wrong_or_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -332,3 +332,15 @@ def test_a_digest_may_stand_alone_and_may_be_nonsense(copy: Path) -> None:
         digest.write_bytes(nonsense)
         with pytest.raises(ModelFormatError, match="must have the SHA-256"):
             load(copy)
+
+
+@pytest.mark.parametrize("name", ["/no/such/model", "./nowhere", "a/b/c"])
+def test_a_folder_that_is_not_there_is_called_a_folder(name: str) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"there is no folder .*(such|nowhere|b)"):
+        CrossEncoderScorer(name, device="cpu")
+
+
+def test_a_revision_that_a_folder_does_not_have_is_told(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with CrossEncoderScorer(str(copy), device="cpu", revision="abc") as scorer:
+        assert "'abc' was asked for" in scorer.info.reasons["revision"]
+    assert "'abc' was asked for" in caplog.text

@@ -54,8 +54,8 @@ def read_topics(path: Path | None, query: str | None, form: InputFormat) -> list
     Raises:
         InvalidInputError: If a line cannot be read, or the query is missing.
     """
-    if path is None and query is None:  # and nothing is read that cannot be used
-        raise InvalidInputError("a query must be given with --query for passages from stdin")
+    if path is None and query is None and sys.stdin.isatty():  # nobody types a file with its own queries
+        raise InvalidInputError("a query must be given with --query for passages that are typed")
     name = "stdin" if path is None or str(path) == "-" else str(path)
     text = decode(sys.stdin.buffer.read(), name) if name == "stdin" else read_file(Path(name))
     if form is InputFormat.auto:

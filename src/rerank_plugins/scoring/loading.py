@@ -110,7 +110,7 @@ def find_model(settings: ScorerSettings) -> ModelFiles:
         config=config,
         tokenizer=tokenizer,
         max_length=_max_length(config, folder),
-        notes={"weights": _note_pickled(folder)} if _only_pickled(folder) else {},
+        notes=_notes(settings, folder),
     )
 
 
@@ -172,6 +172,9 @@ def _locate(settings: ScorerSettings) -> tuple[str, str | None, Path]:
     name = canonical_name(settings.model)
     if Path(name).is_dir():
         return name, _pinned(Path(name)), Path(name)
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        msg = f"model must be a hub id, a folder or 'bundled', but there is no folder {Path(name).absolute()}"
+        raise ModelNotFoundError(msg)
     known = family.find(name)
     revision = settings.revision or (known.revision if known else None)
     folder = _fetch(name, revision, settings)
@@ -355,7 +358,14 @@ def _only_pickled(folder: Path) -> bool:
     return (folder / _PICKLED).is_file() and not _safetensors(folder)
 
 
-def _note_pickled(folder: Path) -> str:
-    note = f"{_PICKLED} (no safetensors in this checkpoint), read with weights_only=True"
-    logger.warning("%s: loading %s", folder, note)
-    return note
+def _notes(settings: ScorerSettings, folder: Path) -> dict[str, str]:
+    """Return what was done otherwise than one might think, and log it."""
+    notes = {}
+    if _only_pickled(folder):
+        notes["weights"] = f"{_PICKLED} (no safetensors in this checkpoint), read with weights_only=True"
+    on_disk = settings.model == BUNDLED or Path(settings.model).expanduser().is_dir()
+    if settings.revision is not None and on_disk:
+        notes["revision"] = f"{settings.revision!r} was asked for, which a folder does not have"
+    for what, note in notes.items():
+        logger.warning("%s: %s: %s", folder, what, note)
+    return notes

@@ -39,7 +39,10 @@ def _check_url(value: Any) -> str:
         raise InvalidInputError(msg) from None
     # None of these messages shows the URL: it may hold a password.
     if url.scheme not in {"http", "https"} or not url.host:
-        msg = f"base_urls must be http or https URLs, but one has scheme {url.scheme!r} and host {url.host!r}"
+        msg = (
+            "base_urls must begin with http:// or https:// and name a host, but one has scheme "
+            f"{url.scheme!r} and host {url.host!r}"
+        )
         raise InvalidInputError(msg)
     if url.userinfo or url.query or url.fragment:
         msg = (
