@@ -1,6 +1,7 @@
 """What the three adapters share: flat options in, a lazy reranker out."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from copy import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -16,7 +17,8 @@ from pydantic import (
 )
 
 from rerank_plugins.calibration import Calibration
-from rerank_plugins.errors import InvalidInputError, MissingExtraError
+from rerank_plugins.errors import InvalidInputError, InvalidTypeError, MissingExtraError
+from rerank_plugins.inputs import shorten
 from rerank_plugins.lazy import LazyReranker
 from rerank_plugins.ranking import Ranking
 from rerank_plugins.reranker import Reranker
@@ -38,10 +40,13 @@ __all__ = [
     "FUSED_KEY",
     "PASSAGE_KEY",
     "RerankFields",
+    "changed_reranker",
+    "check_serialisable",
     "content_passage",
     "earlier_marks",
     "failure_marks",
     "lazy_reranker",
+    "listed",
     "missing_extra",
     "plain_calibration",
     "plain_remote",
@@ -122,6 +127,50 @@ def plain_remote(remote: Any) -> Any:
     return dict(remote) if isinstance(remote, Mapping) else remote
 
 
+def listed(documents: Any, kind: type = object, *, name: str = "documents", hint: str = "") -> list[Any]:
+    """Return what a caller handed in as a list, be it an iterator.
+
+    Args:
+        documents: What should be several documents in an order.
+        kind: What each of them must be.
+        name: What the caller calls them.
+        hint: What to do about one that is of another kind.
+
+    Raises:
+        InvalidTypeError: If they are one document, in no order, no documents, or one is of another kind.
+    """
+    # Models, such as LangChain's documents, iterate over their fields.
+    no_list = isinstance(documents, str | bytes | Mapping | set | frozenset | BaseModel)
+    if no_list or not isinstance(documents, Iterable):
+        msg = (
+            f"{name} must be a list, but got {type(documents).__name__}: {shorten(documents)}; put a single "
+            f"{name[:-1] if name.endswith('s') else 'one'} into a list"
+        )
+        raise InvalidTypeError(msg)
+    found = list(documents)
+    for i, document in enumerate(found):
+        if not isinstance(document, kind):
+            msg = (
+                f"{name}[{i}] must be a {kind.__name__}, but got {type(document).__name__}: "
+                f"{shorten(document)}{hint}"
+            )
+            raise InvalidTypeError(msg)
+    return found
+
+
+def check_serialisable(scorer: Scorer | None, reranker: Reranker | None) -> None:
+    """Refuse to write settings beside which another model would be loaded.
+
+    Raises:
+        InvalidInputError: If there is a scorer or reranker that was ready.
+    """
+    if scorer is not None or reranker is not None:
+        raise InvalidInputError(
+            "a reranker must be made from a model to be serialised, but got a ready scorer or reranker; give "
+            "model= and settings instead: equal ones share one loaded model"
+        )
+
+
 def lazy_reranker(
     fields: Mapping[str, Any],
     *,
@@ -136,15 +185,63 @@ def lazy_reranker(
     Raises:
         InvalidInputError: If a setting is invalid, or two of model, scorer and reranker are given.
     """
+    scorer_options, rerank_options = _options(fields)
+    return LazyReranker(
+        scorer=scorer, reranker=reranker, scorer_options=scorer_options, rerank_options=rerank_options
+    )
+
+
+def changed_reranker(held: LazyReranker, fields: Mapping[str, Any], changed: Collection[str]) -> LazyReranker:
+    """Build the lazy reranker of fields of which some were changed.
+
+    What the environment said when `held` was made stays. It is asked only for what is not given any more.
+
+    Raises:
+        InvalidInputError: As for `lazy_reranker`.
+    """
+    scorer_options, rerank_options = _options(fields)
+    names = {"top_k" if name == "top_n" else name for name in changed}
+
+    def keep(settings: BaseModel, options: Mapping[str, Any]) -> dict[str, Any]:
+        kept = {name: value for name, value in dict(settings).items() if name not in names}
+        return kept | {name: value for name, value in options.items() if name in names}
+
+    scorer, reranker, remote = fields["scorer"], fields["reranker"], scorer_options.get("remote")
+    if "reranker" not in names:  # another one brings its own
+        rerank_options = keep(held.settings, rerank_options)
+    if scorer is None and reranker is None:
+        if isinstance(held.scorer_settings, ScorerSettings):
+            if remote is None:
+                scorer_options = keep(held.scorer_settings, scorer_options)
+        elif remote is not None and "remote" not in names:
+            server = dict(held.scorer_settings)
+            if "model" in names:
+                del server["model"]
+            scorer_options["remote"] = server | (dict(remote) if isinstance(remote, Mapping) else {})
+    lazy = LazyReranker(
+        scorer=scorer, reranker=reranker, scorer_options=scorer_options, rerank_options=rerank_options
+    )
+    if held.loaded and lazy.scorer_settings == held.scorer_settings:
+        lazy.share(held.get().scorer)
+        lazy.get()  # while `held` still has the model, so that it is shared and not loaded again
+    return lazy
+
+
+def _options(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what is given of a scorer's settings, and of a reranker's."""
     given = {name: value for name, value in fields.items() if value is not None}
     if "top_n" in given:
         given["top_k"] = given["top_n"]
-    return LazyReranker(
-        scorer=scorer,
-        reranker=reranker,
-        scorer_options={k: v for k, v in given.items() if k in ScorerSettings.model_fields or k == "remote"},
-        rerank_options={k: v for k, v in given.items() if k in RerankSettings.model_fields},
+    return (
+        {k: v for k, v in given.items() if k in ScorerSettings.model_fields or k == "remote"},
+        {k: v for k, v in given.items() if k in RerankSettings.model_fields},
     )
+
+
+# The fields from which the lazy reranker is made.
+_SETTINGS = {*ScorerSettings.model_fields, *RerankSettings.model_fields} | {
+    *("top_n", "remote", "scorer", "reranker")
+}
 
 
 class RerankFields(BaseModel):
@@ -200,16 +297,19 @@ class RerankFields(BaseModel):
         """Check the settings; the model loads on first use."""
         super().model_post_init(context)
         self._lazy = lazy_reranker(dict(self), scorer=self.scorer, reranker=self.reranker)
-        if self.document_template is not None:
-            self._template = DocumentTemplate(self.document_template)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Make the rest of what is made from fields; called whenever some were changed."""
+        template = self.document_template
+        self._template = None if template is None else DocumentTemplate(template)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Frameworks' objects may be changed after they were made; that must be checked, and take effect.
         if name in type(self).model_fields:
-            changed = type(self)(**{**dict(self), name: value})
-            self._adopt(changed)
-            value = getattr(changed, name)
-        super().__setattr__(name, value)
+            self._change({name: value})
+        else:
+            super().__setattr__(name, value)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy; `update` is checked, and takes effect.
@@ -218,11 +318,29 @@ class RerankFields(BaseModel):
             InvalidInputError: If a setting is invalid.
         """
         copied = super().model_copy(deep=deep)
-        return type(self)(**{**dict(copied), **update}) if update else copied
+        if update:
+            copied._change(update)
+        return copied
 
-    def _adopt(self, changed: Self) -> None:
-        """Take over what was made from changed settings."""
-        if self._lazy.loaded and changed._lazy.scorer_settings == self._lazy.scorer_settings:
-            changed._lazy.share(self._lazy.get().scorer)
-            changed._lazy.get()  # while we still hold the model, so that it is shared and not loaded again
-        self._lazy, self._template = changed._lazy, changed._template
+    def close(self) -> None:
+        """Free the model, unless others use it too; the next call loads it again.
+
+        A scorer or reranker that was given stays open: whoever made it closes it.
+        """
+        self._lazy.close()
+
+    def _change(self, update: Mapping[str, Any]) -> None:
+        """Change fields, all or none of them."""
+        # Frameworks assign fields of theirs too (callbacks); those change nothing that is ours.
+        update = {"top_n" if name == "top_k" else name: value for name, value in update.items()}
+        changed = copy(self)
+        try:
+            for name, value in update.items():
+                self.__pydantic_validator__.validate_assignment(changed, name, value)
+        except ValidationError as error:
+            raise InvalidInputError(describe(error, type(self).__name__)) from None
+        if update.keys() & _SETTINGS:
+            changed._lazy = changed_reranker(self._lazy, dict(changed), update.keys())
+        changed._settle()
+        for part in ("__dict__", "__pydantic_fields_set__", "__pydantic_private__"):
+            object.__setattr__(self, part, getattr(changed, part))

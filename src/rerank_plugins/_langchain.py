@@ -1,17 +1,24 @@
 """Documents of LangChain in, reranked copies out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from langchain_core.documents import Document
 
-from rerank_plugins._adapters import FUSED_KEY, PASSAGE_KEY, content_passage, earlier_marks, failure_marks
+from rerank_plugins._adapters import (
+    FUSED_KEY,
+    PASSAGE_KEY,
+    content_passage,
+    earlier_marks,
+    failure_marks,
+    listed,
+)
 from rerank_plugins.errors import InvalidInputError, InvalidTypeError
 from rerank_plugins.inputs import shorten
 from rerank_plugins.ranking import Ranking
 from rerank_plugins.template import DocumentTemplate, RenderedDocument
 
-__all__ = ["AnyDocument", "copy_ranked", "first_stage", "read_documents", "to_rows", "unpack"]
+__all__ = ["AnyDocument", "copy_ranked", "read_documents", "to_rows", "unpack"]
 
 AnyDocument = str | Document | Mapping[str, Any]
 
@@ -20,44 +27,29 @@ def unpack(state: Mapping[str, Any]) -> tuple[list[Document], str]:
     """Return the documents and the query of a runnable's input.
 
     Raises:
-        InvalidInputError: If one of the two is missing, or a document is no `Document`.
+        InvalidInputError: If one of the two is missing, the documents are no list, or one is no `Document`.
     """
     if not isinstance(state, Mapping) or not {"documents", "query"} <= state.keys():
         msg = f'input must be {{"documents": [...], "query": "..."}}, but got {shorten(state)}'
         raise InvalidInputError(msg)
-    documents = list(state["documents"])
-    for i, document in enumerate(documents):
-        if not isinstance(document, Document):
-            msg = (
-                f"documents[{i}] must be a Document, but got {type(document).__name__}: "
-                f"{shorten(document)}; rerank() takes plain strings"
-            )
-            raise InvalidTypeError(msg)
-    return documents, state["query"]
+    return listed(state["documents"], Document, hint="; rerank() takes plain strings"), state["query"]
 
 
 def read_documents(
-    documents: Sequence[AnyDocument], template: DocumentTemplate | None
-) -> list[RenderedDocument]:
-    """Return what is scored of each document.
+    documents: Iterable[AnyDocument], template: DocumentTemplate | None, first_stage_key: str | None
+) -> tuple[list[RenderedDocument], list[Any] | None]:
+    """Return what is scored of each document, and the scores in their metadata; None without a key.
 
     Raises:
-        InvalidInputError: If `documents` is a single document, or one holds no text.
+        InvalidInputError: If `documents` is no list, such as a single document, or one holds no text.
     """
-    if isinstance(documents, str | bytes | Document | Mapping):
-        msg = f"documents must be a list, but got {shorten(documents)}; put a single document into a list"
-        raise InvalidTypeError(msg)
-    parts = (_split(document, i) for i, document in enumerate(documents))
-    if template is None:
-        return [RenderedDocument(content, 0) for content, _ in parts]
-    return [template.render(content, metadata) for content, metadata in parts]
-
-
-def first_stage(documents: Sequence[AnyDocument], key: str | None) -> list[Any] | None:
-    """Return the scores that documents carry in their metadata; None without a key."""
-    if key is None:
-        return None
-    return [metadata.get(key) for _, metadata in map(_split, documents, range(len(documents)))]
+    parts = [_split(document, i) for i, document in enumerate(listed(documents))]
+    read = [
+        RenderedDocument(content, 0) if template is None else template.render(content, metadata)
+        for content, metadata in parts
+    ]
+    first = None if first_stage_key is None else [metadata.get(first_stage_key) for _, metadata in parts]
+    return read, first
 
 
 def copy_ranked(

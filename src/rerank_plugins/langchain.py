@@ -4,8 +4,8 @@ One class serves `ContextualCompressionRetriever`, `DocumentCompressorPipeline`,
 LangGraph nodes, sync and async, and shows up in traces. It needs langchain-core only.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 from weakref import WeakValueDictionary
 
 from pydantic import PrivateAttr
@@ -26,13 +26,13 @@ try:
     from langchain_core.callbacks import Callbacks
     from langchain_core.cross_encoders import BaseCrossEncoder
     from langchain_core.documents import BaseDocumentCompressor, Document
+    from langchain_core.load.serializable import SerializedConstructor, SerializedNotImplemented
     from langchain_core.runnables import RunnableConfig, RunnableSerializable
     from langchain_core.runnables.config import ensure_config
 
     from rerank_plugins._langchain import (
         AnyDocument,
         copy_ranked,
-        first_stage,
         read_documents,
         to_rows,
         unpack,
@@ -76,8 +76,9 @@ class CrossEncoderRerank(
         score_key: Metadata key of the score.
         remote: Base URL of a rerank server, or settings of `RemoteSettings`, instead of a model here; `model`
             is then the name to ask it for.
-        scorer: A scorer that is ready, instead of a model. Not serialised.
-        reranker: A `Reranker` that is ready, instead of a model. Not serialised.
+        scorer: A scorer that is ready, instead of a model; then `dumps` marks it as one that `loads` cannot
+            make again.
+        reranker: A `Reranker` that is ready, instead of a model; likewise.
 
     Raises:
         InvalidInputError: If a setting is invalid, or two of model, scorer and reranker are given.
@@ -100,26 +101,32 @@ class CrossEncoderRerank(
 
     _kept: "_Kept | None" = PrivateAttr(None)
 
-    def model_post_init(self, context: Any, /) -> None:
-        """Check the settings; the model loads on first use."""
-        super().model_post_init(context)
+    def _settle(self) -> None:
+        super()._settle()
         if self.return_passages and self._lazy.settings.long_documents != "max_passage":
             msg = (
                 'return_passages needs long_documents="max_passage", but got '
                 f"{self._lazy.settings.long_documents!r}; set it, or leave return_passages out"
             )
             raise InvalidInputError(msg)
-        if self.scorer is None and self.reranker is None:
-            self._kept = _kept(self._lazy.scorer_settings)
+        self._kept = None if self._is_ready else _kept(self._lazy.scorer_settings)
 
-    def _adopt(self, changed: Self) -> None:
-        super()._adopt(changed)
-        self._kept = changed._kept
+    @property
+    def _is_ready(self) -> bool:
+        return self.scorer is not None or self.reranker is not None
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
-        """Say that `dumps` may write it: all settings are plain, a ready scorer is left out."""
+        """Say that `dumps` may write it: all settings are plain."""
         return True
+
+    def to_json(self) -> SerializedConstructor | SerializedNotImplemented:
+        """Return what `dumps` writes.
+
+        A ready scorer or reranker cannot be written, and what `loads` would make without it would rank with
+        another model: LangChain's mark says so, at which `loads` raises.
+        """
+        return self.to_json_not_implemented() if self._is_ready else super().to_json()
 
     @classmethod
     def get_lc_namespace(cls) -> list[str]:
@@ -128,7 +135,7 @@ class CrossEncoderRerank(
 
     def rerank(
         self,
-        documents: Sequence[AnyDocument],
+        documents: Iterable[AnyDocument],
         query: str,
         *,
         top_n: int | Unset | None = UNSET,
@@ -148,29 +155,28 @@ class CrossEncoderRerank(
         Raises:
             InvalidInputError: If a document holds no text.
         """
-        texts = [each.text for each in read_documents(documents, self._template)]
-        first = first_stage(documents, self.first_stage_key)
+        _, texts, first = self._prepare(documents)
         return to_rows(self._get().rank(query, texts, first_stage=first, **given(top_k=top_n)))
 
     async def arerank(
         self,
-        documents: Sequence[AnyDocument],
+        documents: Iterable[AnyDocument],
         query: str,
         *,
         top_n: int | Unset | None = UNSET,
     ) -> list[dict[str, Any]]:
         """Rank like `rerank`, without blocking the event loop."""
-        texts = [each.text for each in read_documents(documents, self._template)]
-        first = first_stage(documents, self.first_stage_key)
+        _, texts, first = self._prepare(documents)
         reranker = await self._aget()
         return to_rows(await reranker.arank(query, texts, first_stage=first, **given(top_k=top_n)))
 
-    def preview(self, documents: Sequence[AnyDocument], query: str) -> list[PreviewedPair]:
+    def preview(self, documents: Iterable[AnyDocument], query: str) -> list[PreviewedPair]:
         """Return what the model would read of each document, and how many tokens; nothing is scored.
 
         Offsets are into the text that `document_template` makes.
         """
-        return self._get().preview(query, [each.text for each in read_documents(documents, self._template)])
+        _, texts, _ = self._prepare(documents)
+        return self._get().preview(query, texts)
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
@@ -201,7 +207,8 @@ class CrossEncoderRerank(
             Reranked copies of the documents, best first.
 
         Raises:
-            InvalidInputError: If one of the two is missing, or a document is no `Document`.
+            InvalidInputError: If one of the two is missing, the documents are no list, one is no `Document`,
+                or a keyword is none of these.
         """
         config = self._describe(config, kwargs)
         return self._call_with_config(self._rank, input, config, run_type="chain", **kwargs)
@@ -218,18 +225,23 @@ class CrossEncoderRerank(
 
     def _rank(self, state: dict[str, Any], **changes: Any) -> list[Document]:
         documents, query = unpack(state)
-        read = read_documents(documents, self._template)
-        texts, first = [each.text for each in read], first_stage(documents, self.first_stage_key)
+        read, texts, first = self._prepare(documents)
         ranking = self._get().rank(query, texts, first_stage=first, **_policy(changes))
         return self._copy(documents, read, ranking)
 
     async def _arank(self, state: dict[str, Any], **changes: Any) -> list[Document]:
         documents, query = unpack(state)
-        read = read_documents(documents, self._template)
-        texts, first = [each.text for each in read], first_stage(documents, self.first_stage_key)
+        read, texts, first = self._prepare(documents)
         reranker = await self._aget()
         ranking = await reranker.arank(query, texts, first_stage=first, **_policy(changes))
         return self._copy(documents, read, ranking)
+
+    def _prepare(
+        self, documents: Iterable[AnyDocument]
+    ) -> tuple[list[RenderedDocument], list[str], list[Any] | None]:
+        """Return what is read of each document, its text, and the first stage's scores."""
+        read, first = read_documents(documents, self._template, self.first_stage_key)
+        return read, [each.text for each in read], first
 
     def _copy(
         self, documents: Sequence[Document], read: Sequence[RenderedDocument], ranking: Ranking
@@ -331,6 +343,10 @@ class CrossEncoder(BaseCrossEncoder):
                 scores[of_query[ranked.index]] = float(ranked.score)  # type: ignore[arg-type]
         return scores
 
+    def close(self) -> None:
+        """Free the model, unless others use it too; the next call loads it again. Not a ready scorer."""
+        self._lazy.close()
+
     def __repr__(self) -> str:
         return f"CrossEncoder({self._lazy.model!r}, scale={self._lazy.settings.scale!r})"
 
@@ -370,8 +386,19 @@ _POLICY = (
 
 
 def _policy(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return overrides for one call as `Reranker.rank` takes them."""
-    return {"top_k" if name == "top_n" else name: value for name, value in changes.items()}
+    """Return overrides for one call as `Reranker.rank` takes them.
+
+    Raises:
+        InvalidInputError: If one is none.
+    """
+    policy = {"top_k" if name == "top_n" else name: value for name, value in changes.items()}
+    if unknown := sorted(policy.keys() - {"top_k", "min_score", "scale"}):
+        msg = (
+            f"top_n, min_score and scale may be set for one call, but got {', '.join(unknown)}; other "
+            "settings are fields of the reranker"
+        )
+        raise InvalidInputError(msg)
+    return policy
 
 
 def _config(callbacks: Callbacks | None) -> RunnableConfig | None:

@@ -8,7 +8,7 @@ from typing import Any
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.reranker import Reranker
 from rerank_plugins.scoring import family
-from rerank_plugins.scoring.protocol import Scorer
+from rerank_plugins.scoring.protocol import Scorer, info_of
 from rerank_plugins.scoring.remote.settings import RemoteSettings
 from rerank_plugins.settings import RerankSettings, ScorerSettings
 
@@ -29,7 +29,8 @@ class LazyReranker:
         rerank_options: Fields of `RerankSettings` that were given.
 
     Raises:
-        InvalidInputError: If a setting is invalid, or two of model, scorer and reranker are given.
+        InvalidInputError: If a setting is invalid, two of model, scorer and reranker are given, or documents
+            are to be read in windows by a server.
     """
 
     def __init__(
@@ -58,20 +59,25 @@ class LazyReranker:
         elif scorer is not None:
             self._ready = Reranker(scorer, **options)
         self.settings = self._ready.settings if self._ready else RerankSettings(**options)
+        remote = self._owned and isinstance(self.scorer_settings, RemoteSettings)
+        if remote and self.settings.long_documents == "max_passage":
+            raise InvalidInputError(
+                'long_documents must be "truncate" with remote, as a server does not tell windows, but '
+                'got "max_passage"; set it where the model runs (RERANK_LONG_DOCUMENTS of our server)'
+            )
 
     @property
     def loaded(self) -> bool:
         """Whether the model is loaded."""
-        return self._ready is not None
+        return self._usable() is not None
 
     @property
     def model(self) -> str:
         """The model's name; of a ready scorer that does not say, its type."""
-        info = getattr(self._ready.scorer, "info", None) if self._ready else None
-        if info is None and self._ready is not None:
-            return type(self._ready.scorer).__name__
-        if info is not None:
-            return str(info.model)
+        ready = self._ready  # once, as another thread may let go of it
+        if ready is not None:
+            info = info_of(ready.scorer)
+            return type(ready.scorer).__name__ if info is None else info.model
         name = self.scorer_settings.model or "unknown"
         # As the loaded model will say.
         known = family.find(name) if isinstance(self.scorer_settings, ScorerSettings) else None
@@ -84,9 +90,10 @@ class LazyReranker:
             ModelError: If the model cannot be loaded.
         """
         with self._lock:
-            if self._ready is None:
-                self._ready = Reranker.from_settings(self.scorer_settings, self.settings)
-            return self._ready
+            ready = self._usable()
+            if ready is None:
+                ready = self._ready = Reranker.from_settings(self.scorer_settings, self.settings)
+            return ready
 
     def share(self, scorer: Scorer) -> None:
         """Ask a server through a scorer that was made from equal settings, instead of connecting anew.
@@ -96,12 +103,13 @@ class LazyReranker:
         if not isinstance(self.scorer_settings, RemoteSettings):
             return  # nor wait for one that is being loaded
         with self._lock:
-            if self._ready is None:
+            if self._usable() is None:
                 self._ready = Reranker(scorer, settings=self.settings)
 
     async def aget(self) -> Reranker:
         """Return the reranker like `get`, loading in a thread so that the event loop runs on."""
-        return self._ready if self._ready is not None else await asyncio.to_thread(self.get)
+        ready = self._usable()
+        return ready if ready is not None else await asyncio.to_thread(self.get)
 
     def close(self) -> None:
         """Let go of a model loaded here; the next use loads it again. Ready ones are not touched."""
@@ -109,6 +117,12 @@ class LazyReranker:
             if self._owned and self._ready is not None:
                 self._ready.close()
                 self._ready = None
+
+    def _usable(self) -> Reranker | None:
+        """Return the reranker, unless whoever shares its connections to a server closed them."""
+        ready = self._ready
+        closed = self._owned and ready is not None and getattr(ready.scorer, "closed", False)
+        return None if closed else ready
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, LazyReranker):

@@ -3,15 +3,17 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from rerank_plugins._adapters import (
     FUSED_KEY,
     PASSAGE_KEY,
     RerankFields,
+    check_serialisable,
     content_passage,
     earlier_marks,
     failure_marks,
+    listed,
     missing_extra,
 )
 from rerank_plugins.errors import InvalidInputError
@@ -85,8 +87,8 @@ class CrossEncoderRerank(RerankFields, BaseNodePostprocessor):
             of the node. It is kept out of scored texts and prompts, and a second pass leaves it alone.
         remote: Base URL of a rerank server, or settings of `RemoteSettings`, instead of a model here; `model`
             is then the name to ask it for.
-        scorer: A scorer that is ready, instead of a model. Not serialised.
-        reranker: A `Reranker` that is ready, instead of a model. Not serialised.
+        scorer: A scorer that is ready, instead of a model; then there is no `to_dict`.
+        reranker: A `Reranker` that is ready, instead of a model; likewise.
 
     Raises:
         InvalidInputError: If a setting is invalid, or two of model, scorer and reranker are given.
@@ -112,6 +114,16 @@ class CrossEncoderRerank(RerankFields, BaseNodePostprocessor):
         """Return the name under which it is serialised."""
         return "RerankPluginsCrossEncoderRerank"
 
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """Serialise the settings; `to_json` writes the same.
+
+        Raises:
+            InvalidInputError: If it was made from a ready scorer or reranker.
+        """
+        check_serialisable(self.scorer, self.reranker)
+        plain: dict[str, Any] = super().to_dict(**kwargs)
+        return plain
+
     def preview(self, nodes: Sequence[NodeWithScore], query_str: str) -> list[PreviewedPair]:
         """Return what the model would read of the query and of each node, in the given order.
 
@@ -122,38 +134,45 @@ class CrossEncoderRerank(RerankFields, BaseNodePostprocessor):
             query_str: The query.
 
         Raises:
-            InvalidTypeError: If the query is not a string.
+            InvalidTypeError: If the query is not a string, or a node no `NodeWithScore`.
             ModelError: If the model, whose tokenizer is needed, cannot be loaded.
         """
-        return self._lazy.get().preview(query_str, [self._scored(node.node).text for node in nodes])
+        texts = [self._scored(node.node).text for node in _nodes_of(nodes)]
+        return self._lazy.get().preview(query_str, texts)
 
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        query = _query_of(query_bundle)
-        if not nodes:
+        call = _Call.of(nodes, query_bundle)
+        if not call.nodes:
             return []
-        with self._announced(nodes, query) as call:
-            scored = [self._scored(node.node) for node in nodes]
-            texts, first = [document.text for document in scored], [_retrieved(node) for node in nodes]
-            call.ranking = self._lazy.get().rank(query, texts, first_stage=first)
-            call.result = self._to_nodes(nodes, scored, call.ranking)
+        with self._announced(call):
+            self._finish(call, self._lazy.get().rank(**self._prepare(call)))
         return call.result
 
     @dispatcher.span
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        query = _query_of(query_bundle)
-        if not nodes:
+        call = _Call.of(nodes, query_bundle)
+        if not call.nodes:
             return []
-        with self._announced(nodes, query) as call:
-            scored = [self._scored(node.node) for node in nodes]
-            texts, first = [document.text for document in scored], [_retrieved(node) for node in nodes]
+        with self._announced(call):
             reranker = await self._lazy.aget()
-            call.ranking = await reranker.arank(query, texts, first_stage=first)
-            call.result = self._to_nodes(nodes, scored, call.ranking)
+            self._finish(call, await reranker.arank(**self._prepare(call)))
         return call.result
+
+    def _prepare(self, call: "_Call") -> dict[str, Any]:
+        """Return what `Reranker.rank` is asked."""
+        call.scored = [self._scored(node.node) for node in call.nodes]
+        return {
+            "query": call.query,
+            "documents": [scored.text for scored in call.scored],
+            "first_stage": [_retrieved(node) for node in call.nodes],
+        }
+
+    def _finish(self, call: "_Call", ranking: Ranking) -> None:
+        call.ranking, call.result = ranking, self._to_nodes(call.nodes, call.scored, ranking)
 
     def _scored(self, node: BaseNode) -> "_Scored":
         """Return the text of a node that is scored, and where the node's own text begins in it."""
@@ -189,17 +208,17 @@ class CrossEncoderRerank(RerankFields, BaseNodePostprocessor):
         return NodeWithScore(node=_annotate(source.node, notes), score=ranked.score)
 
     @contextmanager
-    def _announced(self, nodes: list[NodeWithScore], query: str) -> "Iterator[_Announced]":
+    def _announced(self, call: "_Call") -> Iterator[None]:
         """Emit start and end to both of LlamaIndex's event systems, on errors and cancellation too."""
+        nodes, query = call.nodes, call.query
         top_n = len(nodes) if self._lazy.settings.top_k is None else self._lazy.settings.top_k
         model = self._lazy.model
-        call = _Announced()
         dispatcher.event(ReRankStartEvent(query=query, nodes=nodes, top_n=top_n, model_name=model))
         payload: dict[str, Any] = {EventPayload.MODEL_NAME: model, EventPayload.TOP_K: top_n}
         asked = {EventPayload.NODES: nodes, EventPayload.QUERY_STR: query}
         try:
             with self.callback_manager.event(CBEventType.RERANKING, payload=payload | asked) as event:
-                yield call
+                yield
                 event.on_end(payload=payload | {EventPayload.NODES: call.result})
         except BaseException as error:
             call.reason = repr(error)
@@ -218,12 +237,21 @@ class _Scored:
 
 
 @dataclass
-class _Announced:
-    """Carries the result out of the events' context; without one if scoring failed."""
+class _Call:
+    """One call: what is asked, and what came of it, which is nothing if scoring failed."""
 
+    query: str
+    nodes: list[NodeWithScore]
+    scored: list[_Scored] = field(default_factory=list)
     result: list[NodeWithScore] = field(default_factory=list)
     ranking: Ranking | None = None
     reason: str | None = None
+
+    @classmethod
+    def of(cls, nodes: Any, query_bundle: QueryBundle | None) -> Self:
+        if query_bundle is None:
+            raise InvalidInputError("a query must be given as query_bundle or query_str, but got None")
+        return cls(check_query(query_bundle.query_str), _nodes_of(nodes))
 
     def end(self, model: str, top_n: int) -> CrossEncoderRerankEndEvent:
         ranking = self.ranking if self.reason is None else None
@@ -237,10 +265,8 @@ class _Announced:
         )
 
 
-def _query_of(query_bundle: QueryBundle | None) -> str:
-    if query_bundle is None:
-        raise InvalidInputError("a query must be given as query_bundle or query_str, but got None")
-    return check_query(query_bundle.query_str)
+def _nodes_of(nodes: Any) -> list[NodeWithScore]:
+    return listed(nodes, NodeWithScore, name="nodes", hint="; wrap it: NodeWithScore(node=...)")
 
 
 def _retrieved(node: NodeWithScore) -> float | None:

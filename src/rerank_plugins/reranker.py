@@ -24,7 +24,7 @@ from rerank_plugins.inputs import check_documents, check_query, shorten
 from rerank_plugins.passages import Passages, window_scorer
 from rerank_plugins.preview import PreviewedPair, preview
 from rerank_plugins.ranking import RankedDocument, Ranking, RankingStats
-from rerank_plugins.scoring.protocol import DetailedScorer, Scorer, ScorerInfo, Scores
+from rerank_plugins.scoring.protocol import DetailedScorer, Scorer, Scores, info_of
 from rerank_plugins.settings import Fusion, LongDocuments, OnError, RerankSettings, Scale, ScorerSettings
 from rerank_plugins.tracing import Report, traced
 
@@ -324,14 +324,8 @@ def _checked(scorer: Scorer, scores: Scores, count: int) -> Scores:
     return scores
 
 
-def _info(scorer: Scorer) -> ScorerInfo | None:
-    """Return what a scorer says of itself, if it is something we can read."""
-    info = getattr(scorer, "info", None)
-    return info if isinstance(info, ScorerInfo) else None
-
-
 def _warn_of_another_model(scorer: Scorer, calibration: Calibration | None) -> None:
-    info = _info(scorer)
+    info = info_of(scorer)
     if info is None or calibration is None:
         return
     for what in ("model", "revision"):
@@ -355,7 +349,7 @@ class _Call:
     ) -> None:
         self.started = time.perf_counter()
         self.scorer = reranker.scorer
-        self.info = _info(reranker.scorer)
+        self.info = info_of(reranker.scorer)
         self.settings = _override(reranker.settings, changes)
         self.query = check_query(query)
         self.documents = list(check_documents(documents))

@@ -7,6 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from haystack import Document, Pipeline, SuperComponent
 from haystack.utils import ComponentDevice, Secret
 
-from rerank_plugins import CrossEncoderScorer, InvalidInputError, Reranker, ScoringError
+from rerank_plugins import CrossEncoderScorer, InvalidInputError, InvalidTypeError, Reranker, ScoringError
 from rerank_plugins.demo.data import load_passages, load_queries
 from rerank_plugins.haystack import CrossEncoderRanker
 from tests.contract.haystack_parts import (
@@ -155,6 +156,41 @@ def test_top_k_must_be_positive(top_k: int) -> None:
         CrossEncoderRanker(scorer=Spy()).run("q", documents(), top_k=top_k)
 
 
+async def test_a_top_k_that_is_no_number_is_named() -> None:
+    with pytest.raises(InvalidTypeError, match="top_k must be an int, but got str: '3'"):
+        CrossEncoderRanker(top_k="3")  # type: ignore[arg-type]
+    with pytest.raises(InvalidTypeError, match="top_k must be an int, but got str: '3'"):
+        await CrossEncoderRanker(scorer=Spy()).run_async("q", documents(), top_k="3")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [None, 7, "text", Document(content="text")], ids=repr)
+async def test_documents_that_are_no_list_are_named(wrong: Any) -> None:
+    ranker = CrossEncoderRanker(scorer=Spy())
+    with pytest.raises(InvalidTypeError, match="documents must be a list, but got"):
+        ranker.run("q", wrong)
+    with pytest.raises(InvalidTypeError, match="documents must be a list, but got"):
+        await ranker.run_async("q", wrong)
+
+
+def test_documents_may_come_from_an_iterator() -> None:
+    ranker = CrossEncoderRanker(scorer=Spy())
+    assert ranker.run("q", iter(documents())) == ranker.run("q", documents())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "name", ["query_prefix", "query_suffix", "document_prefix", "document_suffix", "embedding_separator"]
+)
+def test_what_is_put_around_texts_must_be_text(name: str) -> None:
+    with pytest.raises(InvalidTypeError, match=f"{name} must be a str, but got NoneType"):
+        CrossEncoderRanker("bundled", **{name: None})
+
+
+@pytest.mark.parametrize("wrong", ["title", ["title", 7], {"title": 1}], ids=repr)
+def test_meta_fields_must_be_names(wrong: Any) -> None:
+    with pytest.raises(InvalidTypeError, match="meta_fields_to_embed"):
+        CrossEncoderRanker("bundled", meta_fields_to_embed=wrong)
+
+
 def test_bad_settings_raise_ours() -> None:
     with pytest.raises(InvalidInputError, match="percent"):
         CrossEncoderRanker("bundled", scale="percent")  # type: ignore[arg-type]
@@ -263,10 +299,24 @@ def same(found: list[dict[str, list[Document]]], expected: list[list[Document]])
 
 def test_threads_that_come_first_together_load_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_TOKEN", "hf_x")
+    threads, loads = 16, []
+    load = Reranker.from_settings
+    monkeypatch.setattr(
+        Reranker, "from_settings", classmethod(lambda cls, *args: loads.append(args[0]) or load(*args))
+    )
     ranker = make_ranker(max_length=79, token=Secret.from_env_var("MY_TOKEN"))
-    with ThreadPoolExecutor(16) as pool:
-        lazies = list(pool.map(lambda _: ranker._prepare(), range(16)))
-    assert all(lazy is ranker._lazy for lazy in lazies)
+    together = threading.Barrier(threads)
+
+    def first(_: int) -> Reranker:
+        together.wait(60)
+        ranker.warm_up()
+        return ranker._lazy.get()
+
+    with ThreadPoolExecutor(threads) as pool:
+        assert len(set(pool.map(first, range(threads)))) == 1
+    assert len(loads) == 1
+    assert loads[0].token.get_secret_value() == "hf_x"
+    ranker.close()
 
 
 def test_a_second_pass_equals_the_first() -> None:
@@ -287,7 +337,7 @@ async def test_a_query_must_be_text(query: Any) -> None:
 
 
 def test_documents_must_be_documents() -> None:
-    with pytest.raises(TypeError, match=r"documents\[1\] must be a haystack Document, but got str: 'text'"):
+    with pytest.raises(TypeError, match=r"documents\[1\] must be a Document, but got str: 'text'"):
         make_ranker().run(QUERY, [*documents()[:1], "text"])  # type: ignore[list-item]
 
 

@@ -66,7 +66,7 @@ def test_preview_shows_what_is_read() -> None:
     (read,) = pairs[2].passages
     assert f"Ferry: {FILLER * 9}"[read.start : read.end] == read.text
     assert pairs[2].query_tokens + read.tokens + 3 == 32
-    with pytest.raises(InvalidInputError, match="documents\\[0\\] must be a haystack Document"):
+    with pytest.raises(InvalidInputError, match="documents\\[0\\] must be a Document"):
         ranker.preview(QUERY, ["text"])  # type: ignore[list-item]
 
 

@@ -32,8 +32,8 @@ Make = Callable[..., BaseDocumentCompressor]
 
 
 @pytest.fixture
-def ours(bundled: CrossEncoderScorer) -> Make:
-    return lambda **settings: CrossEncoderRerank(scorer=bundled, **settings)
+def ours() -> Make:
+    return lambda **settings: CrossEncoderRerank(model="bundled", device="cpu", **settings)
 
 
 @pytest.fixture

@@ -5,8 +5,12 @@ import json
 import pickle
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.llms import MockLLM
+from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import (
     ImageNode,
     MediaResource,
@@ -17,9 +21,9 @@ from llama_index.core.schema import (
     TextNode,
 )
 
-from rerank_plugins import CrossEncoderScorer, InvalidInputError, Reranker
+from rerank_plugins import CrossEncoderScorer, InvalidInputError, InvalidTypeError, Reranker
 from rerank_plugins.llama_index import CrossEncoderRerank
-from tests.contract.llama_index_parts import QUERY, Spy, nodes, scored
+from tests.contract.llama_index_parts import QUERY, Fixed, Spy, nodes, scored
 from tests.scorers import Broken
 
 
@@ -71,6 +75,32 @@ async def test_empty_and_missing_query(rerank: CrossEncoderRerank) -> None:
         await rerank.apostprocess_nodes(nodes())
     with pytest.raises(InvalidInputError, match="query must be a str, but got int"):
         rerank.postprocess_nodes(nodes(), query_bundle=QueryBundle(7))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (None, "nodes must be a list, but got NoneType"),
+        (nodes()[0], "put a single node into a list"),
+        ([*nodes(), TextNode(text="bare")], r"nodes\[3\] must be a NodeWithScore, but got TextNode.*wrap it"),
+        (["text"], r"nodes\[0\] must be a NodeWithScore, but got str"),
+    ],
+    ids=["None", "single", "bare", "text"],
+)
+async def test_nodes_of_another_shape_are_named(rerank: CrossEncoderRerank, wrong: Any, message: str) -> None:
+    with pytest.raises(InvalidTypeError, match=message):
+        rerank.postprocess_nodes(wrong, query_str=QUERY)
+    with pytest.raises(InvalidTypeError, match=message):
+        await rerank.apostprocess_nodes(wrong, query_str=QUERY)
+    with pytest.raises(InvalidTypeError, match=message):
+        rerank.preview(wrong, QUERY)
+
+
+def test_nodes_may_come_from_an_iterator(rerank: CrossEncoderRerank) -> None:
+    found = rerank.postprocess_nodes(iter(nodes()), query_str=QUERY)  # type: ignore[arg-type]
+    assert [node.node_id for node in found] == [
+        node.node_id for node in rerank.postprocess_nodes(nodes(), query_str=QUERY)
+    ]
 
 
 @pytest.mark.parametrize("mode", list(MetadataMode))
@@ -179,6 +209,15 @@ def test_dict_json_pickle_and_copies_keep_every_setting() -> None:
         assert twin.postprocess_nodes(nodes(), query_str=QUERY) == expected
 
 
+def test_a_ready_scorer_or_reranker_cannot_be_serialised(bundled: CrossEncoderScorer) -> None:
+    for ready in ({"scorer": bundled}, {"reranker": Reranker(bundled)}):
+        rerank = CrossEncoderRerank(**ready)
+        for write in (rerank.to_dict, rerank.to_json):
+            with pytest.raises(InvalidInputError, match="give model="):
+                write()
+        assert "CrossEncoderRerank" in repr(rerank)
+
+
 def test_pickle_carries_a_scorer_that_was_given(bundled: CrossEncoderScorer) -> None:
     rerank = CrossEncoderRerank(reranker=Reranker(bundled, top_k=1))
     twin = pickle.loads(pickle.dumps(rerank))
@@ -207,6 +246,33 @@ def test_settings_may_be_assigned_and_are_checked(bundled: CrossEncoderScorer) -
     spying.document_template = "{year}: {content}"
     spying.postprocess_nodes(nodes()[1:2], query_str=QUERY)
     assert spy.texts == ["1808: Goethe wrote Faust."]
+
+
+def test_what_an_engine_assigns_changes_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RERANK_SCALE", "logit")
+    rerank = CrossEncoderRerank(scorer=Spy())
+    monkeypatch.delenv("RERANK_SCALE")
+    mine = CallbackManager([])
+    RetrieverQueryEngine.from_args(
+        Fixed(), llm=MockLLM(), node_postprocessors=[rerank], callback_manager=mine
+    )
+    assert rerank.callback_manager is mine
+    assert rerank.postprocess_nodes(nodes(), query_str=QUERY)[0].score > 1
+    with pytest.raises(InvalidInputError, match="keep_retrieval_score"):
+        rerank.keep_retrieval_score = "often"  # type: ignore[assignment]
+    assert rerank.keep_retrieval_score is False
+
+
+def test_close_frees_the_model_and_the_next_call_loads_it_again(bundled: CrossEncoderScorer) -> None:
+    rerank = CrossEncoderRerank(model="bundled", device="cpu", max_length=75)
+    before = scored(rerank.postprocess_nodes(nodes(), query_str=QUERY))
+    scorer = rerank._lazy.get().scorer
+    rerank.close()
+    assert scorer.closed  # type: ignore[attr-defined]
+    assert scored(rerank.postprocess_nodes(nodes(), query_str=QUERY)) == before
+    rerank.close()
+    CrossEncoderRerank(scorer=bundled).close()
+    assert not bundled.closed
 
 
 def test_bad_settings_raise_ours(bundled: CrossEncoderScorer) -> None:

@@ -7,8 +7,9 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import httpx
 import numpy as np
@@ -20,7 +21,7 @@ from ray.serve.schema import ServeDeploySchema
 from rerank_plugins import CrossEncoderScorer
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.serving.join import join
-from rerank_plugins.serving.ray import Options, app
+from rerank_plugins.serving.ray import Call, Options, app, url_of
 from tests.ray.processes import pids_of
 
 KEY = "a-key-of-the-test"
@@ -78,6 +79,10 @@ def test_replicas_answer_as_the_application_does(client: httpx.Client, bundled: 
     assert pieces.status_code == 413
     assert client.get("/health").json() == {"status": "ok"}
     assert client.get("/nothing").status_code == 404
+    for path in ("/%C3%A9", "/x%23y", "/x%3Fy", "/%20", "/x?y=%C3%A9#z"):
+        assert client.get(path).status_code == 404
+        assert client.get(path, headers={"Authorization": "no"}).status_code == 401
+    assert client.head("/ready?from=balancer").status_code == 200
     # One scrape tells of all replicas, behind the same keys.
     assert client.get("/metrics", headers={"Authorization": "no"}).status_code == 401
     samples = [
@@ -87,6 +92,14 @@ def test_replicas_answer_as_the_application_does(client: httpx.Client, bundled: 
     ]
     assert sum(float(line.rpartition(" ")[2]) for line in samples) == 2 * len(DOCUMENTS)
     assert len(set(re.findall(r'replica="(\w+)"', client.get("/metrics").text))) == 2
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Wait for what must come about; the limit only ends a test that fails."""
+    end = time.monotonic() + 300
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_a_replica_that_is_killed_costs_no_request(client: httpx.Client, bundled: CrossEncoderScorer) -> None:
@@ -112,21 +125,41 @@ def test_a_replica_that_is_killed_costs_no_request(client: httpx.Client, bundled
 
     def wait_for(more: int) -> None:
         least = [count + more for count in done]
-        while any(count < one for count, one in zip(done, least, strict=True)):
-            time.sleep(0.05)
+        wait_until(lambda: all(count >= one for count, one in zip(done, least, strict=True)))
 
-    wait_for(3)
-    os.kill(replicas[0], signal.SIGKILL)
-    wait_for(5)
-    # The one that was left alone dies too; whatever is inside waits for its successor.
-    while len(pids_of(":Replica")) < 2:
-        time.sleep(0.2)
-    os.kill(replicas[1], signal.SIGKILL)
-    wait_for(5)
-    stop.set()
-    for caller in callers:
-        caller.join()
+    try:
+        wait_for(3)
+        os.kill(replicas[0], signal.SIGKILL)
+        wait_for(5)
+        # The one that was left alone dies too; whatever is inside waits for its successor.
+        wait_until(lambda: len(pids_of(":Replica")) == 2)
+        os.kill(replicas[1], signal.SIGKILL)
+        wait_for(5)
+    finally:
+        stop.set()
+        for caller in callers:
+            caller.join()
     assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("path", "query"),
+    [
+        ("/", b""),
+        ("/v1/rerank", b""),
+        ("/é", b""),
+        ("/x#y", b""),
+        ("/a?b/%41 c", b"a=%C3%A9&b"),
+        ("//x", b"a?b"),
+        ("/x", b"\xc3\xa9#z \x00"),
+    ],
+)
+def test_the_application_gets_the_path_that_the_front_got(path: str, query: bytes) -> None:
+    url = url_of(Call("GET", path, query, [], b""))
+    assert url.path == path
+    assert url.host == "replica"
+    assert unquote_to_bytes(url.query) == unquote_to_bytes(query)
+    assert (b"?" in url.raw_path) == bool(query)
 
 
 def test_the_yaml_is_what_ray_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

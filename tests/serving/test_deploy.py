@@ -39,6 +39,16 @@ def manifests() -> dict[str, dict[str, Any]]:
     return {found["kind"]: found for found in yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())}
 
 
+def container() -> dict[str, Any]:
+    (found,) = manifests()["Deployment"]["spec"]["template"]["spec"]["containers"]
+    return found
+
+
+def environment() -> dict[str, str]:
+    """What the manifest says itself; the rest comes from the cluster."""
+    return {entry["name"]: entry["value"] for entry in container()["env"] if "value" in entry}
+
+
 def compose() -> dict[str, Any]:
     return yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 
@@ -70,28 +80,37 @@ def test_commands_and_their_options_exist(path: Path) -> None:
 def test_the_manifest_asks_paths_and_ports_that_are_there() -> None:
     paths = set(create_app(DEFAULT).openapi()["paths"])
     pod = manifests()["Deployment"]["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    assert container["ports"][0]["containerPort"] == DEFAULT.port
-    assert container["readinessProbe"]["httpGet"] == {"path": "/ready", "port": "http"}
-    assert container["livenessProbe"]["httpGet"] == {"path": "/health", "port": "http"}
+    assert container()["ports"][0]["containerPort"] == DEFAULT.port
+    assert container()["readinessProbe"]["httpGet"] == {"path": "/ready", "port": "http"}
+    assert container()["livenessProbe"]["httpGet"] == {"path": "/health", "port": "http"}
     assert {"/ready", "/health", "/metrics"} <= paths
-    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    mounted = {mount["name"] for mount in container()["volumeMounts"]}
     assert mounted == {volume["name"] for volume in pod["volumes"]}
-    keys = {entry["name"]: entry["value"] for entry in container["env"]}["RERANK_SERVER_KEYS_FILE"]
+    keys = environment()["RERANK_SERVER_KEYS_FILE"]
     assert Path(keys).name in manifests()["Secret"]["stringData"]
 
 
 def test_the_manifest_s_keys_file_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = tmp_path / "keys.txt"
     keys.write_text(manifests()["Secret"]["stringData"]["keys.txt"])
-    container = manifests()["Deployment"]["spec"]["template"]["spec"]["containers"][0]
-    for entry in container["env"]:
-        monkeypatch.setenv(entry["name"], entry["value"])
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("RERANK_SERVER_KEYS_FILE", str(keys))
     monkeypatch.setenv("RERANK_SERVER_HOST", "0.0.0.0")
     settings = ServerSettings()
     settings.check_exposure()
     create_app(settings)
+
+
+def test_a_pod_has_cores_of_its_own_and_as_many_threads() -> None:
+    resources = container()["resources"]
+    assert resources["requests"] == resources["limits"], "or it is not Guaranteed"
+    assert int(resources["limits"]["cpu"]) >= 1, "whole ones"
+    threads = {
+        entry["name"]: entry.get("valueFrom") for entry in container()["env"] if "THREADS" in entry["name"]
+    }
+    follows = {"resourceFieldRef": {"resource": "limits.cpu"}}
+    assert threads == {"OMP_NUM_THREADS": follows, "RAYON_NUM_THREADS": follows}
 
 
 def test_everything_selects_the_same_pods() -> None:
@@ -108,10 +127,8 @@ def test_everything_selects_the_same_pods() -> None:
 
 def test_nobody_is_killed_while_draining() -> None:
     pod = manifests()["Deployment"]["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    environment = {entry["name"]: entry["value"] for entry in container["env"]}
-    pause = float(container["lifecycle"]["preStop"]["exec"]["command"][1])
-    drain = float(environment["RERANK_SERVER_DRAIN_SECONDS"])
+    pause = float(container()["lifecycle"]["preStop"]["exec"]["command"][1])
+    drain = float(environment()["RERANK_SERVER_DRAIN_SECONDS"])
     assert pod["terminationGracePeriodSeconds"] > drain + pause
     service = compose()["services"]["rerank"]
     drain = float(service["environment"]["RERANK_SERVER_DRAIN_SECONDS"])

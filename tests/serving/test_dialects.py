@@ -240,6 +240,22 @@ def test_models_by_name(client: httpx.Client) -> None:
     assert set(refused.json()) == {"error", "error_type"}
 
 
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank"])
+def test_texts_that_are_null_are_not_there(client: httpx.Client, reranker: Reranker, path: str) -> None:
+    body = {"query": QUERY, "documents": DOCUMENTS, "texts": None}
+    reply = client.post(path, json=body).json()
+    assert same(got(reply["results"]), expected(reranker))
+    refused = client.post(path, json={"query": QUERY, "texts": None})
+    assert (refused.status_code, "documents" in refused.json()["message"]) == (400, True)
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/score"])
+def test_tei_is_spoken_on_its_own_path_only(client: httpx.Client, path: str) -> None:
+    refused = client.post(path, json={"query": 3, "texts": DOCUMENTS, "model": 5})
+    assert refused.status_code == 400
+    assert {"message", "detail", "error"} <= set(refused.json())
+
+
 def test_tei_errors_in_its_own_words(client: httpx.Client) -> None:
     refused = client.post("/rerank", json={"query": 3, "texts": DOCUMENTS})
     assert (refused.status_code, refused.json()["error_type"]) == (422, "Validation")

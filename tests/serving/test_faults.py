@@ -14,6 +14,7 @@ from rerank_plugins import CrossEncoderScorer, Reranker
 from rerank_plugins.serving.app import create_app
 from rerank_plugins.serving.models import ModelPool
 from rerank_plugins.serving.settings import ServerSettings
+from tests.scorers import Fixed
 from tests.serving.live import get, live, post
 
 JSON = {"Content-Type": "application/json"}
@@ -116,6 +117,14 @@ def test_paths_and_methods(client: httpx.Client) -> None:
     assert not any(name.startswith("access-control") for name in reply.headers)
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready", "/"])
+def test_head_is_answered_as_get_is_without_a_body(client: httpx.Client, path: str) -> None:
+    head, get = client.head(path), client.get(path)
+    assert (head.status_code, head.content) == (get.status_code, b"") == (200, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+    assert head.headers["content-length"] == get.headers["content-length"]
+
+
 def test_request_ids_come_back_if_they_are_harmless(client: httpx.Client) -> None:
     def answered(**headers: str) -> str:
         return client.get("/health", headers=headers).headers["X-Request-ID"]
@@ -195,6 +204,17 @@ def test_a_crash_is_an_answer_without_content_in_the_log(caplog: pytest.LogCaptu
     logged = [str(vars(record)) for record in caplog.records if record.name.startswith("rerank_plugins")]
     assert any("KeyError" in line for line in logged)
     assert "secret" not in "".join(logged)
+
+
+@pytest.mark.parametrize("info", [lambda: "mine", {"model": "mine"}], ids=["method", "dict"])
+def test_a_scorer_whose_info_is_none_of_ours(info: Any) -> None:
+    scorer = Fixed([1.0, 2.0])
+    scorer.info = info  # type: ignore[attr-defined]
+    with live(create_app(ServerSettings(), pool=ModelPool.of({"mine": Reranker(scorer)}))) as url:
+        assert post(f"{url}/v1/rerank", json=GOOD).status_code == 200
+        for path in ("/stats", "/info", "/v1/models", "/metrics"):
+            assert get(f"{url}{path}").status_code == 200
+        assert get(f"{url}/stats").json()["models"] == [{"name": "mine", "loaded": True}]
 
 
 def test_a_model_that_cannot_be_loaded(bundled: CrossEncoderScorer) -> None:

@@ -12,6 +12,11 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from rerank_plugins import CrossEncoderScorer, Reranker
 from rerank_plugins.ranking import RankingStats
 from rerank_plugins.serving.metrics import Metrics
+from rerank_plugins.serving.models import ModelPool
+from rerank_plugins.serving.service import Service
+from rerank_plugins.serving.settings import ServerSettings
+from rerank_plugins.serving.status.report import StatusReport
+from rerank_plugins.serving.watched import running_here
 
 PAGE = Path(__file__).parents[2] / "docs" / "observability.md"
 DOCUMENTS = ["Goethe wrote Faust.", "A fist is a hand.", "word " * 600]
@@ -83,6 +88,18 @@ def test_models_are_asked_at_the_scrape_and_counted_once(
     assert value(metrics, "model_memory_bytes", model="bundled") == info.memory
     bundled.score("who wrote Faust?", DOCUMENTS)
     assert value(metrics, "batches_total", model="bundled") > stats.batches
+
+
+def test_of_models_that_share_a_worker_one_counts(
+    bundled: CrossEncoderScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with CrossEncoderScorer("bundled", device="cpu") as same:
+        rerankers = {"a": Reranker(bundled), "plain": Reranker(Plain()), "b": Reranker(same)}
+        assert running_here(rerankers) == {"a": bundled}
+        pool = ModelPool.of(rerankers)
+        report = StatusReport(Service(pool, ServerSettings()), Metrics())
+        monkeypatch.setattr(report, "_fill", list)
+        assert report.now()["queue"]["batch_fill"] == [bundled]
 
 
 def test_the_history_is_told_too(metrics: Metrics) -> None:

@@ -83,3 +83,28 @@ def test_a_scorer_without_tokens_refuses_only_what_is_less_than_models_read() ->
         assert refused.status_code == 400
         assert "limit of tokens" in refused.text
         assert "Fixed" not in refused.text, "how the server is built is nobody's business"
+
+
+@pytest.mark.parametrize("limit", [300, 301, 440, 470, 480, 505, 508, 509, 510, 511])
+def test_a_text_within_the_limit_stays_as_it_is(bundled: CrossEncoderScorer, limit: int) -> None:
+    query, text = "why " * 40, "and " * 300
+    assert cut(query, [text, ""], Limits(document=limit), Reranker(bundled)) == (query, [text, ""])
+
+
+@pytest.mark.parametrize("size", [600, 601, 1017, 1019, 1528, 2001])
+def test_windows_lose_no_token_of_what_is_within_the_limit(windowed: Reranker, size: int) -> None:
+    # Words of three tokens, which windows do not divide evenly.
+    word = "unfathomably "
+    _, (extent,) = windowed.scorer.extents("", [word])  # type: ignore[attr-defined]
+    assert extent.tokens > 2
+    fits, longer = word * (size // extent.tokens), word * (size // extent.tokens + 1)
+    _, (one, other) = cut(QUERY, [fits, longer], Limits(document=size), windowed)
+    assert one == fits
+    assert fits[:-40] < other < longer.rstrip()
+
+
+def test_a_text_within_the_limit_is_not_refused_as_too_long(client: httpx.Client) -> None:
+    body = {"query": "why " * 40, "documents": ["and " * 300], "truncation": False}
+    for limit in (299, 300, 480, 512):
+        reply = client.post("/v1/rerank", json=body | {"max_tokens_per_doc": limit})
+        assert reply.status_code == (422 if limit < 300 else 200), reply.text

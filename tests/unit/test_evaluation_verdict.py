@@ -103,5 +103,8 @@ def test_doubts_are_said() -> None:
     tied = said(make_topics(), tied=ByText(lambda text: float("right" in text)))
     assert any("of the logits are ties" in sentence for sentence in tied)
     one = said(make_topics(1, seed=4), good=ByText(right))
-    assert "no interval from one query" in one[0]
+    assert "no interval from 1 query)" in one[0]
+    five = said(make_topics(5), good=ByText(right))[0]
+    assert five.startswith("5 queries cannot tell whether reranking helps: with good nDCG@10 rises")
+    assert said(make_topics(6), good=ByText(right))[0].startswith("Rerank with good")
     assert "One query is too few: it says nothing of others." in one

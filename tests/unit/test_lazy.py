@@ -4,10 +4,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from haystack import Document
 
 from rerank_plugins import CrossEncoderScorer, InvalidInputError, Reranker
 from rerank_plugins import langchain as for_langchain
 from rerank_plugins import llama_index as for_llama_index
+from rerank_plugins.haystack import CrossEncoderRanker
 from rerank_plugins.lazy import LazyReranker
 from rerank_plugins.ranking import Ranking
 from tests.scorers import Fixed
@@ -77,3 +79,83 @@ def test_langchains_configured_copies_share_the_connections_to_a_server() -> Non
     assert for_langchain.CrossEncoderRerank(remote=SERVER, top_n=2)._get().scorer is scorer
     one._lazy.close()
     assert for_langchain.CrossEncoderRerank(remote=SERVER)._get().scorer is not scorer
+
+
+def test_whoever_shares_connections_that_were_closed_connects_anew() -> None:
+    one, other = (for_langchain.CrossEncoderRerank(remote=SERVER, top_n=n) for n in (1, 2))
+    assert one._get().scorer is other._get().scorer
+    one.close()
+    fresh = other._get().scorer
+    assert not fresh.closed
+    assert one._get().scorer is fresh
+
+
+def test_an_assigned_setting_keeps_what_the_environment_said_of_a_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RERANK_REMOTE_TIMEOUT", "7")
+    monkeypatch.setenv("RERANK_REMOTE_SCALE", "logit")
+    rerank = for_llama_index.CrossEncoderRerank(remote=SERVER, model="a")
+    monkeypatch.delenv("RERANK_REMOTE_TIMEOUT")
+    monkeypatch.delenv("RERANK_REMOTE_SCALE")
+    before = rerank._lazy.scorer_settings
+    rerank.scale = "logit"
+    assert rerank._lazy.scorer_settings == before
+    rerank.model = "b"
+    assert rerank._lazy.scorer_settings.model_dump() == before.model_dump() | {"model": "b"}
+    rerank.remote = {"base_urls": SERVER, "timeout": 3}
+    assert rerank._lazy.scorer_settings.timeout == 3
+    rerank.model = None
+    assert rerank._lazy.scorer_settings.model is None
+    with pytest.raises(InvalidInputError, match=r"'b'.*'a'"):
+        rerank.model_copy(update={"remote": {"base_urls": SERVER, "model": "a"}, "model": "b"})
+    with pytest.raises(InvalidInputError, match="device cannot be set for a server"):
+        rerank.device = "cpu"
+
+
+def test_a_server_cannot_be_asked_for_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    for make in (for_langchain.CrossEncoderRerank, for_llama_index.CrossEncoderRerank, CrossEncoderRanker):
+        with pytest.raises(InvalidInputError, match='must be "truncate" with remote'):
+            make(remote=SERVER, long_documents="max_passage")
+    monkeypatch.setenv("RERANK_LONG_DOCUMENTS", "max_passage")
+    with pytest.raises(InvalidInputError, match='must be "truncate" with remote'):
+        LazyReranker(scorer_options={"remote": SERVER})
+
+
+class LetGo(LazyReranker):
+    """One whose model another thread lets go of as soon as it was looked at."""
+
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        if name == "_ready" and value is not None:
+            self._ready = None
+        return value
+
+
+async def test_it_may_be_let_go_while_it_is_looked_at() -> None:
+    def held() -> LazyReranker:
+        lazy = LazyReranker(scorer=Fixed([1.0]))
+        lazy.__class__ = LetGo
+        return lazy
+
+    assert held().model == "Fixed"
+    assert held().loaded
+    assert isinstance(held().get(), Reranker)
+    assert isinstance(await held().aget(), Reranker)
+
+
+class Talkative(Fixed):
+    """A scorer whose `info` is something else than ours."""
+
+    def __init__(self, info: Any) -> None:
+        super().__init__([1.0, 2.0])
+        self.info = info
+
+
+@pytest.mark.parametrize("info", [lambda: "mine", {"model": "mine"}, "mine"], ids=["method", "dict", "text"])
+def test_an_info_that_is_none_of_ours_is_not_read(info: Any) -> None:
+    scorer = Talkative(info)
+    assert LazyReranker(scorer=scorer).model == "Talkative"
+    assert [row["index"] for row in for_langchain.CrossEncoderRerank(scorer=scorer).rerank(["a", "b"], "q")]
+    documents = [Document(content="a"), Document(content="b")]
+    assert CrossEncoderRanker(scorer=scorer).run("q", documents)["documents"][0].content == "b"

@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 
 from rerank_plugins import CrossEncoderScorer, InvalidInputError, Reranker, ScoringError
-from tests.scorers import Broken
+from tests.scorers import Broken, Fixed
 
 QUERY = "who wrote Faust?"
 DOCUMENTS = ["A fist is a hand.", "Goethe wrote Faust.", "Faust is a play."]
@@ -74,6 +74,13 @@ def test_a_ranking_is_a_reranker_span(
     assert found["rerank.dtype"] == bundled.info.dtype
     assert found["rerank.engine"] == bundled.info.engine
     assert found["rerank.reranked"] is True
+
+
+def test_an_info_that_is_none_of_ours_is_not_read(spans: InMemorySpanExporter) -> None:
+    scorer = Fixed([1.0, 2.0, 3.0])
+    scorer.info = lambda: "mine"  # type: ignore[attr-defined]
+    Reranker(scorer).rank(QUERY, DOCUMENTS)
+    assert RerankerAttributes.RERANKER_MODEL_NAME not in only(spans)[1]
 
 
 def test_without_top_k_it_is_the_number_of_documents(

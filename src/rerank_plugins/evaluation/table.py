@@ -26,9 +26,12 @@ class Table:
 
 def difference(change: Comparison) -> list[str]:
     """Return difference, interval and p as cells."""
-    if change.low is None or change.high is None or change.p_value is None:
-        return [f"{change.delta:+.4f}", "", ""]
-    return [f"{change.delta:+.4f}", f"{change.low:+.4f} to {change.high:+.4f}", f"{change.p_value:.4f}"]
+    known = change.low is not None and change.high is not None
+    return [
+        f"{change.delta:+.4f}",
+        f"{change.low:+.4f} to {change.high:+.4f}" if known else "",
+        "" if change.p_value is None else f"{change.p_value:.4f}",
+    ]
 
 
 def counts(change: Comparison) -> str:

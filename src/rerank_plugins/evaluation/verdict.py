@@ -23,8 +23,9 @@ def verdict(evaluation: Evaluation) -> list[str]:
     """Return sentences, the answer first.
 
     Reranking helps if the whole interval of the best system's difference in nDCG@10 is above zero, harms if
-    it is below, and else does not help as far as these queries can tell. Systems that these queries cannot
-    tell from the best are named, the cheapest among them first.
+    it is below, and else does not help as far as these queries can tell; so few that there is no
+    interval tell nothing. Systems that these queries cannot tell from the best are named, the cheapest among
+    them first.
     """
     best = evaluation.best
     said = [_answer(evaluation, best)]
@@ -48,6 +49,8 @@ def _answer(evaluation: Evaluation, best: System) -> str:
         who = f"even the best of {len(evaluation.systems)}, {best.name}," if several else best.name
         return f"Reranking does not help here, it harms: with {who} {facts}."
     who = f"the best of {len(evaluation.systems)} is {best.name}, and" if several else f"with {best.name}"
+    if change.low is None:
+        return f"{_queries(change)} cannot tell whether reranking helps: {who} {facts}."
     return f"Reranking does not help here, as far as {_queries(change)} can tell: {who} {facts}."
 
 
@@ -59,7 +62,7 @@ def _change(evaluation: Evaluation, change: Comparison) -> str:
 
 def _interval(change: Comparison, confidence: float) -> str:
     if change.low is None or change.high is None:
-        return f"{change.delta:+.3f}, no interval from one query"
+        return f"{change.delta:+.3f}, no interval from {_queries(change)}"
     return f"{change.delta:+.3f}, {confidence:.0%} interval {change.low:+.3f} to {change.high:+.3f}"
 
 

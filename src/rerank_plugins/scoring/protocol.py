@@ -7,7 +7,16 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DetailedScorer", "Extent", "Scorer", "ScorerInfo", "Scores", "Span", "WindowScorer"]
+__all__ = [
+    "DetailedScorer",
+    "Extent",
+    "Scorer",
+    "ScorerInfo",
+    "Scores",
+    "Span",
+    "WindowScorer",
+    "info_of",
+]
 
 # Characters [start, end) of a text.
 Span = tuple[int, int]
@@ -150,3 +159,9 @@ class WindowScorer(Scorer, Protocol):
     def extents(self, query: str, documents: Sequence[str]) -> tuple[Extent, list[Extent]]:
         """Return how much is read of the query, and of each document beside it."""
         ...
+
+
+def info_of(scorer: Scorer) -> ScorerInfo | None:
+    """Return what a scorer says of itself; None of a user's own, whose `info` may be anything."""
+    info = getattr(scorer, "info", None)
+    return info if isinstance(info, ScorerInfo) else None

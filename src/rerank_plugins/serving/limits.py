@@ -101,7 +101,8 @@ class JsonRoute(APIRoute):
                     )
                     raise RequestError(504, "deadline", msg) from None
                 except RequestValidationError as error:
-                    if isinstance(error.body, dict) and "texts" in error.body:
+                    # Where a path takes two dialects, the one that was chosen stands before the fields.
+                    if any("tei" in issue["loc"][1:2] for issue in error.errors()):
                         request.state.dialect = "tei"
                     raise _invalid(error) from None
 

@@ -7,6 +7,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from rerank_plugins import __version__
+from rerank_plugins.scoring.protocol import info_of
 from rerank_plugins.serving.auth import bearer
 from rerank_plugins.serving.dialects.tei import TeiInfo
 from rerank_plugins.serving.errors import ErrorReply, problems
@@ -61,12 +62,15 @@ class Models(BaseModel):
     data: list[Model]
 
 
+# Load balancers may ask by HEAD.
+@router.head("/health", include_in_schema=False)
 @router.get("/health")
 async def health() -> Health:
     """Say whether the process answers: restart it if not."""
     return Health()
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get(
     "/ready",
     response_model=Readiness,
@@ -87,7 +91,7 @@ async def info(request: Request) -> TeiInfo:
     """Describe the default model, loading it if need be, and the limits: TEI."""
     service = service_of(request)
     reranker = await service.pool.get()
-    found = getattr(reranker.scorer, "info", None)
+    found = info_of(reranker.scorer)
     return TeiInfo(
         model_id=service.pool.default,
         model_sha=getattr(found, "revision", None),
@@ -108,7 +112,7 @@ async def models(request: Request) -> Models:
     """List what may be asked for."""
     pool = service_of(request).pool
     loaded = pool.loaded()
-    found = {name: getattr(reranker.scorer, "info", None) for name, reranker in loaded.items()}
+    found = {name: info_of(reranker.scorer) for name, reranker in loaded.items()}
     return Models(
         data=[
             Model(

@@ -8,7 +8,9 @@ nothing, so it can be done again.
 """
 
 import asyncio
+from string import punctuation
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import httpx
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -92,6 +94,15 @@ class Call(NamedTuple):
     body: bytes
 
 
+def url_of(call: Call) -> httpx.URL:
+    """Return what to ask the application for; it gets the very path that the front got."""
+    # ASGI's path is decoded, its query is not.
+    target = quote(call.path)
+    if call.query:
+        target += "?" + quote(call.query, safe=punctuation.replace("#", ""))
+    return httpx.URL("http://replica", raw_path=target.encode())
+
+
 class Reply(NamedTuple):
     """What to answer."""
 
@@ -129,8 +140,7 @@ class Replica:
 
     async def answer(self, call: Call) -> Reply:
         """Let the application answer; cancelling drops the work."""
-        url = httpx.URL("http://replica", raw_path=call.path.encode() + b"?" + call.query)
-        request = httpx.Request(call.method, url, headers=call.headers, content=call.body)
+        request = httpx.Request(call.method, url_of(call), headers=call.headers, content=call.body)
         response = await self._inside.handle_async_request(request)
         headers = [*response.headers.raw, (_REPLICA_HEADER, self._name.encode())]
         return Reply(response.status_code, headers, await response.aread())

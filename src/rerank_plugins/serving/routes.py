@@ -46,7 +46,8 @@ router = APIRouter(route_class=JsonRoute, dependencies=[Depends(bearer)])
 
 
 def _dialect(body: Any) -> str:
-    return "tei" if isinstance(body, TeiBody) or (isinstance(body, dict) and "texts" in body) else "rerank"
+    tei = isinstance(body, TeiBody) or (isinstance(body, dict) and body.get("texts") is not None)
+    return "tei" if tei else "rerank"
 
 
 AnyBody = Annotated[

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.reranker import Reranker
-from rerank_plugins.scoring.protocol import WindowScorer
+from rerank_plugins.scoring.protocol import Span, WindowScorer, info_of
 
 __all__ = ["LONGEST_PAIR", "NO_LIMITS", "Limits", "cut", "estimate", "known"]
 
@@ -44,7 +44,7 @@ NO_LIMITS = Limits()
 
 def known(reranker: Reranker, name: str, otherwise: float) -> float:
     """Return a number that a scorer tells of itself, or what to take where it does not (0 is unknown)."""
-    return getattr(getattr(reranker.scorer, "info", None), name, 0) or otherwise
+    return getattr(info_of(reranker.scorer), name, 0) or otherwise
 
 
 def estimate(query: str, documents: list[str], limits: Limits, reranker: Reranker) -> int:
@@ -73,6 +73,10 @@ def estimate(query: str, documents: list[str], limits: Limits, reranker: Reranke
 def cut(query: str, documents: list[str], limits: Limits, reranker: Reranker) -> tuple[str, list[str]]:
     """Cut texts where words begin, so that no more tokens are read than the limits allow.
 
+    Returns:
+        The query and the documents; what keeps its limit is the text as it was given, to the last space, so
+        that a shorter one was cut.
+
     Raises:
         InvalidInputError: If the scorer knows no tokens, or the limits leave documents nothing.
     """
@@ -81,23 +85,42 @@ def cut(query: str, documents: list[str], limits: Limits, reranker: Reranker) ->
         msg = "this server cannot count the model's tokens; leave the limit of tokens out"
         raise InvalidInputError(msg)
     longest = int(known(reranker, "max_length", LONGEST_PAIR))
-
-    def start(texts: list[str], size: int, beside: str, taken: int) -> list[str]:
-        # A window holds what fits beside what is taken: what is longer than one is made of several.
-        windows = -(-size // max(longest - taken, 1))
-        found = scorer.windows(beside, texts, size=size // windows, overlap=0, most=windows)
-        return [text[: spans[-1][1]] for text, spans in zip(texts, found, strict=True)]
-
     if limits.query is not None:
-        (query,) = start([query], limits.query, "", _SPECIAL_TOKENS)
-    taken = scorer.extents(query, [])[0].tokens + _SPECIAL_TOKENS
+        (query,) = _starts(scorer, [query], limits.query, longest)
     sizes = [limits.document] if limits.document is not None else []
     if limits.pair is not None:
+        taken = scorer.extents(query, [])[0].tokens + _SPECIAL_TOKENS
         if limits.pair <= taken:
             msg = f"{limits.pair} tokens for query and document leave documents nothing; raise it"
             raise InvalidInputError(msg)
         sizes.append(limits.pair - taken)
-    return query, start(documents, min(sizes), query, taken) if sizes else documents
+    return query, _starts(scorer, documents, min(sizes), longest) if sizes else documents
+
+
+def _starts(scorer: WindowScorer, texts: list[str], size: int, longest: int) -> list[str]:
+    """Return the first `size` tokens of each text; a text that has no more stays as it is."""
+    room = max(longest - _SPECIAL_TOKENS, 1)  # of one pass; what is longer is read in several windows
+    # Windows end where words do, some well before they are full: twice as many as fit are enough, and one
+    # more tells whether a text goes on.
+    most = 2 * -(-size // room) + 1
+
+    def start(text: str, spans: list[Span]) -> str:
+        if len(spans) == 1:  # which is all of the text
+            return text
+        if size <= room:
+            return text[: spans[0][1]]
+        _, extents = scorer.extents("", [text[begin:end] for begin, end in spans])
+        left = size
+        for (begin, end), extent in zip(spans, extents, strict=True):
+            if extent.tokens > left:
+                if not left:
+                    return text[:begin]
+                ((within,),) = scorer.windows("", [text[begin:end]], size=left, overlap=0, most=1)
+                return text[: begin + within[1]]
+            left -= extent.tokens
+        return text if len(spans) < most else text[: spans[-1][1]]
+
+    return list(map(start, texts, scorer.windows("", texts, size=size, overlap=0, most=most)))
 
 
 def _windows(reranker: Reranker) -> float:

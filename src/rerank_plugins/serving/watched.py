@@ -10,7 +10,7 @@ from rerank_plugins.scoring.cross_encoder import CrossEncoderScorer
 from rerank_plugins.scoring.protocol import ScorerInfo
 from rerank_plugins.scoring.tally import WorkerStats
 
-__all__ = ["Watched"]
+__all__ = ["Watched", "running_here"]
 
 _COUNTED = {
     "batches": "Batches scored.",
@@ -18,6 +18,16 @@ _COUNTED = {
     "padded_tokens": "Tokens in them, padding included.",
     "capacity_tokens": "Tokens they had room for.",
 }
+
+
+def running_here(rerankers: Mapping[str, Reranker]) -> dict[str, CrossEncoderScorer]:
+    """Return the scorers of what runs here, by name; of those that share a worker one, for all."""
+    found: dict[str, CrossEncoderScorer] = {}
+    for name, reranker in rerankers.items():
+        scorer = reranker.scorer
+        if isinstance(scorer, CrossEncoderScorer) and all(scorer.info is not f.info for f in found.values()):
+            found[name] = scorer
+    return found
 
 
 class Watched(Collector):
@@ -36,18 +46,9 @@ class Watched(Collector):
         """Yield the families with their values now."""
         yield GaugeMetricFamily("rerank_requests_in_progress", "Requests inside.", value=self._inside())
         yield GaugeMetricFamily("rerank_models_loaded", "Models that are loaded.", value=len(self._loaded()))
-        own = list(self._own())
-        yield from _described({model: scorer.info for model, scorer in own})
-        yield from _worked({model: scorer.stats for model, scorer in own})
-
-    def _own(self) -> Iterable[tuple[str, CrossEncoderScorer]]:
-        """Yield what runs here, by name; models that share a worker once, or they would count it twice."""
-        seen: set[int] = set()
-        for name, reranker in self._loaded().items():
-            scorer = reranker.scorer
-            if isinstance(scorer, CrossEncoderScorer) and id(scorer.info) not in seen:
-                seen.add(id(scorer.info))
-                yield name, scorer
+        own = running_here(self._loaded())
+        yield from _described({model: scorer.info for model, scorer in own.items()})
+        yield from _worked({model: scorer.stats for model, scorer in own.items()})
 
 
 def _described(infos: Mapping[str, ScorerInfo]) -> Iterable[Metric]:

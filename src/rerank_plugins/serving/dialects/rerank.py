@@ -11,7 +11,7 @@ from rerank_plugins.inputs import shorten
 from rerank_plugins.serving.service import RerankReply, RerankRequest, RerankResult
 from rerank_plugins.serving.sizes import Limits
 
-__all__ = ["RerankBody", "RerankResponse"]
+__all__ = ["LimitedBody", "RerankBody", "RerankResponse", "Usage"]
 
 # What Cohere bills as one unit.
 _DOCUMENTS_PER_SEARCH_UNIT = 100
@@ -24,7 +24,29 @@ _EXAMPLE: JsonDict = {
 }
 
 
-class RerankBody(BaseModel):
+class LimitedBody(BaseModel):
+    """What a body may say of how much of its texts to read."""
+
+    max_tokens_per_doc: int | None = Field(None, ge=0, description="Tokens to read of each; 0: no limit.")
+    max_tokens_per_query: int | None = Field(None, ge=0, description="Tokens to read of it; 0: no limit.")
+    truncate_prompt_tokens: int | None = Field(
+        None, ge=-1, description="vLLM: tokens of query and document together; -1: what the model takes."
+    )
+    truncation_side: Literal["left", "right"] | None = Field(
+        None, description="vLLM: only `right` can be done; with `left`, what is too long is an error."
+    )
+
+    def limits(self) -> Limits:
+        """Return it in no dialect."""
+        pair = self.truncate_prompt_tokens
+        return Limits(
+            document=self.max_tokens_per_doc or None,
+            query=self.max_tokens_per_query or None,
+            pair=None if pair == -1 else pair,
+        )
+
+
+class RerankBody(LimitedBody):
     """A query and documents. Fields that are not listed are accepted and ignored, and so is null."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]}, protected_namespaces=())
@@ -38,14 +60,6 @@ class RerankBody(BaseModel):
     top_k: int | None = Field(None, ge=1, description="Voyage's name of `top_n`.")
     return_documents: bool | None = Field(None, description="Whether results hold the documents.")
     rank_fields: list[str] | None = Field(None, description="Cohere v1: fields to read of object documents.")
-    max_tokens_per_doc: int | None = Field(None, ge=0, description="Tokens to read of each; 0: no limit.")
-    max_tokens_per_query: int | None = Field(None, ge=0, description="Tokens to read of it; 0: no limit.")
-    truncate_prompt_tokens: int | None = Field(
-        None, ge=-1, description="vLLM: tokens of query and document together; -1: what the model takes."
-    )
-    truncation_side: Literal["left", "right"] | None = Field(
-        None, description="vLLM: only `right` can be done; with `left`, what is too long is an error."
-    )
     truncation: bool | None = Field(None, description="Voyage: if false, what is too long is an error.")
     use_activation: bool | None = Field(None, description="vLLM: if false, scores are logits.")
     raw_scores: bool | None = Field(None, description="If true, scores are logits.")
@@ -57,18 +71,13 @@ class RerankBody(BaseModel):
             InvalidInputError: If an object document has no text.
         """
         raw = self.raw_scores if self.use_activation is None else not self.use_activation
-        pair = self.truncate_prompt_tokens
         return RerankRequest(
             query=self.query,
             documents=[self._text(document, i) for i, document in enumerate(self.documents)],
             model=self.model,
             top_n=self.top_k if self.top_n is None else self.top_n,
             raw=raw,
-            limits=Limits(
-                document=self.max_tokens_per_doc or None,
-                query=self.max_tokens_per_query or None,
-                pair=None if pair == -1 else pair,
-            ),
+            limits=self.limits(),
             may_truncate=self.truncation is not False and self.truncation_side != "left",
         )
 

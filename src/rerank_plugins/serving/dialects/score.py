@@ -7,9 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from rerank_plugins.errors import InvalidInputError
-from rerank_plugins.serving.dialects.rerank import Usage
+from rerank_plugins.serving.dialects.rerank import LimitedBody, Usage
 from rerank_plugins.serving.service import RerankReply, RerankRequest
-from rerank_plugins.serving.sizes import Limits
 
 __all__ = ["ScoreBody", "ScoreResponse"]
 
@@ -17,7 +16,7 @@ _EXAMPLE: JsonDict = {"text_1": "who wrote Faust?", "text_2": ["A fist is a hand
 Texts = str | list[str] | None
 
 
-class ScoreBody(BaseModel):
+class ScoreBody(LimitedBody):
     """Queries and documents, one to one or one to many, under one of vLLM's pairs of names.
 
     Fields that are not listed are accepted and ignored, and so is null.
@@ -33,14 +32,6 @@ class ScoreBody(BaseModel):
     data_1: Texts = Field(None, description="Queries, with `data_2`.")
     data_2: Texts = None
     model: str | None = Field(None, description="A model of /v1/models, or an alias. Default: the first.")
-    max_tokens_per_doc: int | None = Field(None, ge=0, description="Tokens to read of each; 0: no limit.")
-    max_tokens_per_query: int | None = Field(None, ge=0, description="Tokens to read of it; 0: no limit.")
-    truncate_prompt_tokens: int | None = Field(
-        None, ge=-1, description="Tokens of query and document together; -1: what the model takes."
-    )
-    truncation_side: Literal["left", "right"] | None = Field(
-        None, description="Only `right` can be done; with `left`, what is too long is an error."
-    )
     use_activation: bool | None = Field(None, description="If false, scores are logits.")
 
     def pairs(self) -> list[tuple[str, str]]:
@@ -73,17 +64,12 @@ class ScoreBody(BaseModel):
         return requests, list(places.values())
 
     def _request(self, query: str, documents: list[str]) -> RerankRequest:
-        pair = self.truncate_prompt_tokens
         return RerankRequest(
             query=query,
             documents=documents,
             model=self.model,
             raw=None if self.use_activation is None else not self.use_activation,
-            limits=Limits(
-                document=self.max_tokens_per_doc or None,
-                query=self.max_tokens_per_query or None,
-                pair=None if pair == -1 else pair,
-            ),
+            limits=self.limits(),
             may_truncate=self.truncation_side != "left",
         )
 

@@ -2,13 +2,16 @@
 
 import time
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 from rerank_plugins import __version__
 from rerank_plugins.reranker import Reranker
 from rerank_plugins.scoring.cross_encoder import CrossEncoderScorer
+from rerank_plugins.scoring.protocol import info_of
 from rerank_plugins.serving.metrics import Metrics
 from rerank_plugins.serving.service import Service
+from rerank_plugins.serving.watched import running_here
 
 __all__ = ["StatusReport"]
 
@@ -33,7 +36,6 @@ class StatusReport:
     def now(self) -> dict[str, Any]:
         """Return models, queue, totals, and the last minutes second by second, ready for JSON."""
         pool, loaded = self._service.pool, self._service.pool.loaded()
-        scorers = [scorer for reranker in loaded.values() if (scorer := _own(reranker))]
         return {
             "version": __version__,
             "uptime_seconds": round(time.monotonic() - self._began, 1),
@@ -41,13 +43,13 @@ class StatusReport:
             "queue": {
                 "requests": self._service.door.inside,
                 "tokens": sum(queue.tokens for queue in self._service.queues.values()),
-                "batch_fill": self._fill(scorers),
+                "batch_fill": self._fill(running_here(loaded).values()),
             },
             "totals": dict(self._metrics.history.totals),
             "series": self._metrics.history.series(),
         }
 
-    def _fill(self, scorers: list[CrossEncoderScorer]) -> float | None:
+    def _fill(self, scorers: Iterable[CrossEncoderScorer]) -> float | None:
         """Return which share of their room batches filled lately; None if there were none."""
         every = [scorer.stats for scorer in scorers]
         self._batches.append((sum(s.padded_tokens for s in every), sum(s.capacity_tokens for s in every)))
@@ -55,13 +57,9 @@ class StatusReport:
         return round((filled_now - filled) / (room_now - room), 3) if room_now > room else None
 
 
-def _own(reranker: Reranker) -> CrossEncoderScorer | None:
-    return reranker.scorer if isinstance(reranker.scorer, CrossEncoderScorer) else None
-
-
 def _describe(name: str, reranker: Reranker | None) -> dict[str, Any]:
     """Return what a served model is; one that is not loaded has no more than its name."""
-    info = getattr(reranker.scorer, "info", None) if reranker else None
+    info = info_of(reranker.scorer) if reranker else None
     shown = ("model", "revision", "device", "dtype", "engine", "max_length", "memory", "reasons")
     described = {} if info is None else {field: getattr(info, field) for field in shown}
     return {"name": name, "loaded": reranker is not None, **described}

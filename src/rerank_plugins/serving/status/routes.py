@@ -61,6 +61,7 @@ def add_status(app: FastAPI, service: Service, metrics: Metrics) -> None:
     report = StatusReport(service, metrics)
     page, policy = _page()
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def status_page() -> Response:
         return HTMLResponse(page, headers={"Content-Security-Policy": policy, "Cache-Control": "no-cache"})

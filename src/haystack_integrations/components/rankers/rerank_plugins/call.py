@@ -8,14 +8,20 @@ from typing import Any
 from haystack import Document
 from haystack.tracing.tracer import tracer
 
-from rerank_plugins._adapters import FUSED_KEY, PASSAGE_KEY, content_passage, earlier_marks, failure_marks
-from rerank_plugins.errors import InvalidTypeError
-from rerank_plugins.inputs import shorten
+from rerank_plugins._adapters import (
+    FUSED_KEY,
+    PASSAGE_KEY,
+    content_passage,
+    earlier_marks,
+    failure_marks,
+    listed,
+)
 from rerank_plugins.ranking import RankedDocument, Ranking
 from rerank_plugins.reranker import Reranker
+from rerank_plugins.scoring.protocol import info_of
 from rerank_plugins.template import RenderedDocument
 
-__all__ = ["RankerCall", "check_documents"]
+__all__ = ["RankerCall"]
 
 
 class RankerCall:
@@ -28,7 +34,7 @@ class RankerCall:
         overrides: Settings of this call: `top_k`, `scale`, `min_score`.
 
     Raises:
-        InvalidTypeError: If one of `documents` is no `Document`.
+        InvalidTypeError: If `documents` are no list, or one is no `Document`.
     """
 
     def __init__(
@@ -40,7 +46,7 @@ class RankerCall:
     ) -> None:
         self.query = query
         self.overrides = overrides
-        self.documents = _best_copies(check_documents(documents))
+        self.documents = _best_copies(listed(documents, Document))
         self.rendered = [render(document) for document in self.documents]
         self.texts = [rendered.text for rendered in self.rendered]
         self.first_stage = [document.score for document in self.documents]
@@ -48,7 +54,7 @@ class RankerCall:
     def start(self, reranker: Reranker) -> None:
         """Tell the current span what is about to be asked of which model."""
         top_k = self.overrides.get("top_k", reranker.settings.top_k)
-        info = getattr(reranker.scorer, "info", None)
+        info = info_of(reranker.scorer)
         _tag_span(
             {
                 "rerank.model": type(reranker.scorer).__name__ if info is None else info.model,
@@ -80,23 +86,6 @@ class RankerCall:
         if ranked.fused is not None:
             meta[FUSED_KEY] = ranked.fused
         return replace(document, meta=meta, score=ranked.score)
-
-
-def check_documents(documents: Iterable[Any]) -> list[Document]:
-    """Return the documents as a list.
-
-    Raises:
-        InvalidTypeError: If one of them is no `Document`.
-    """
-    checked = list(documents)
-    for i, document in enumerate(checked):
-        if not isinstance(document, Document):
-            msg = (
-                f"documents[{i}] must be a haystack Document, but got {type(document).__name__}: "
-                f"{shorten(document)}"
-            )
-            raise InvalidTypeError(msg)
-    return checked
 
 
 def _best_copies(documents: list[Document]) -> list[Document]:

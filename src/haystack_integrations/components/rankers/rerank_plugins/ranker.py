@@ -1,17 +1,24 @@
 """`CrossEncoderRanker`, a Haystack ranker on the shared cross-encoder scorer."""
 
 import threading
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from haystack import Document, component, default_from_dict, default_to_dict
 from haystack.utils import ComponentDevice, Secret
 
-from haystack_integrations.components.rankers.rerank_plugins.call import RankerCall, check_documents
-from rerank_plugins._adapters import lazy_reranker, plain_calibration, plain_remote
+from haystack_integrations.components.rankers.rerank_plugins.call import RankerCall
+from rerank_plugins._adapters import (
+    check_serialisable,
+    lazy_reranker,
+    listed,
+    plain_calibration,
+    plain_remote,
+)
 from rerank_plugins.calibration import Calibration
-from rerank_plugins.errors import InvalidInputError
-from rerank_plugins.inputs import check_query
+from rerank_plugins.errors import InvalidInputError, InvalidTypeError
+from rerank_plugins.inputs import check_query, shorten
 from rerank_plugins.lazy import LazyReranker
 from rerank_plugins.preview import PreviewedPair
 from rerank_plugins.reranker import Reranker
@@ -130,6 +137,13 @@ class CrossEncoderRanker:
                 both document_template and meta_fields_to_embed.
         """
         _check_top_k(top_k)
+        _check_texts(
+            query_prefix=query_prefix,
+            query_suffix=query_suffix,
+            document_prefix=document_prefix,
+            document_suffix=document_suffix,
+            embedding_separator=embedding_separator,
+        )
         if document_template is not None and meta_fields_to_embed:
             msg = (
                 f"give either document_template or meta_fields_to_embed, but got {document_template!r} "
@@ -144,7 +158,7 @@ class CrossEncoderRanker:
         self.document_prefix = document_prefix
         self.document_suffix = document_suffix
         self.document_template = document_template
-        self.meta_fields_to_embed = list(meta_fields_to_embed or [])
+        self.meta_fields_to_embed = listed(meta_fields_to_embed or [], str, name="meta_fields_to_embed")
         self.embedding_separator = embedding_separator
         self._template = (
             DocumentTemplate.of_fields(self.meta_fields_to_embed, embedding_separator)
@@ -223,7 +237,8 @@ class CrossEncoderRanker:
             `{"documents": [...]}`, copies with their score, best first.
 
         Raises:
-            InvalidInputError: If `top_k` is not positive, the query no string, or a document none.
+            InvalidInputError: If `top_k` is no number above 0, the query no string, the documents no list, or
+                one is no `Document`.
             ModelError: If the model cannot be loaded.
             ScoringError: If scoring fails and `on_error` is `"raise"`.
         """
@@ -264,10 +279,10 @@ class CrossEncoderRanker:
             One pair for each document, in their order: prefixes, template and cuts applied.
 
         Raises:
-            InvalidInputError: If the query is no string, or a document none.
+            InvalidInputError: If the query is no string, the documents no list, or one is no `Document`.
             ModelError: If the model cannot be loaded.
         """
-        texts = [self._render(document).text for document in check_documents(documents)]
+        texts = [self._render(document).text for document in listed(documents, Document)]
         return self._prepare().get().preview(self._query(query), texts)
 
     def to_dict(self) -> dict[str, Any]:
@@ -276,11 +291,7 @@ class CrossEncoderRanker:
         Raises:
             InvalidInputError: If the ranker was made from a ready scorer or reranker.
         """
-        if self.scorer is not None or self.reranker is not None:
-            raise InvalidInputError(
-                "a ranker must be made from a model to be serialised, but got a ready scorer or "
-                "reranker; give model= and settings instead: equal ones share one loaded model"
-            )
+        check_serialisable(self.scorer, self.reranker)
         return default_to_dict(
             self,
             model=self.model,
@@ -351,7 +362,19 @@ class CrossEncoderRanker:
         )
 
 
+def _check_texts(**texts: Any) -> None:
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            msg = (
+                f"{name} must be a str, but got {type(text).__name__}: {shorten(text)}; leave it out for none"
+            )
+            raise InvalidTypeError(msg)
+
+
 def _check_top_k(top_k: int | None) -> None:
+    if top_k is not None and not isinstance(top_k, Real):
+        msg = f"top_k must be an int, but got {type(top_k).__name__}: {shorten(top_k)}"
+        raise InvalidTypeError(msg)
     # As Haystack's other rankers, which have no use for an empty result.
     if top_k is not None and top_k <= 0:
         msg = f"top_k must be > 0, but got {top_k}"
