@@ -174,6 +174,15 @@ def callers(name: str) -> str:
     return table(["callers", "beside", "docs/s of the callers", "p50 ms", "p99 ms"], lines) + f"\n\n{alone}"
 
 
+def tokenizing(name: str) -> str:
+    """Return what encoding pairs takes, met for the first time and again."""
+    lines = [
+        [way, f"{times[0]:.0f}", f"{statistics.median(times):.0f}", f"{times[-1]:.0f}"]
+        for way, times in read(name)["milliseconds"].items()
+    ]
+    return table(["milliseconds a call", "first call", "median", "last call"], lines)
+
+
 def scaling(name: str) -> str:
     """Return cost against candidates, tokenising, memory."""
     report = read(name)
@@ -346,6 +355,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "race": race,
     "callers": callers,
     "scaling": scaling,
+    "tokenizing": tokenizing,
     "accuracy": accuracy,
     "labelling": labelling,
     "sizing": sizing,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import filterfalse
+from itertools import filterfalse, repeat
 from numbers import Real
 from typing import Any
 
@@ -13,6 +13,7 @@ __all__ = [
     "check_first_stage",
     "check_pairs",
     "check_query",
+    "pair_up",
     "refuse_surrogates",
     "shorten",
 ]
@@ -67,6 +68,11 @@ def check_documents(documents: Iterable[Any]) -> Iterable[str]:
             return documents
     checked = (_check_text(text, f"documents[{i}]") for i, text in enumerate(documents))
     return list(checked) if isinstance(documents, list) else checked
+
+
+def pair_up(query: Any, documents: Iterable[Any]) -> Iterator[tuple[str, str]]:
+    """Return the pairs of a query with each document, checked as `check_query` and `check_documents` do."""
+    return zip(repeat(check_query(query)), check_documents(documents), strict=False)
 
 
 def check_pairs(pairs: Iterable[Any]) -> Iterable[tuple[str, str]]:

@@ -134,7 +134,7 @@ class DocumentTemplate:
             return ""
         try:
             return format(value, part.spec) if part.spec else str(value)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             msg = f"metadata {part.field!r} must take the format {part.spec!r}, but {shorten(value)}: {error}"
             raise InvalidInputError(msg) from error
 

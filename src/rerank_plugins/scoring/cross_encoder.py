@@ -2,16 +2,15 @@
 
 import asyncio
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from itertools import repeat
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rerank_plugins.errors import InvalidInputError, ScorerClosedError
-from rerank_plugins.inputs import check_documents, check_pairs, check_query
+from rerank_plugins.inputs import check_documents, check_pairs, check_query, pair_up
 from rerank_plugins.scoring import registry
 from rerank_plugins.scoring.arrivals import arrival
 from rerank_plugins.scoring.flight import Flight
@@ -124,12 +123,12 @@ class CrossEncoderScorer:
 
     def score_detailed(self, query: str, documents: Iterable[str]) -> Scores:
         """Score like `score`; also say what was cut and what it cost."""
-        return self._run(_pair_up(query, documents))
+        return self._run(pair_up(query, documents))
 
     async def ascore_detailed(self, query: str, documents: Iterable[str]) -> Scores:
         """Score like `score_detailed`, without blocking the event loop."""
         with self._takeoff() as flight:
-            for chunk in flight.chunks(_pair_up(query, documents)):
+            for chunk in flight.chunks(pair_up(query, documents)):
                 work: Work = chunk.texts
                 if len(chunk.texts) and not self._loaded.worker.tokenizes:
                     work = await self._tokenize(chunk.texts)
@@ -235,7 +234,3 @@ class CrossEncoderScorer:
 
 def _from_settings(settings: ScorerSettings) -> CrossEncoderScorer:
     return CrossEncoderScorer(settings=settings)
-
-
-def _pair_up(query: str, documents: Iterable[str]) -> Iterator[tuple[str, str]]:
-    return zip(repeat(check_query(query)), check_documents(documents), strict=False)

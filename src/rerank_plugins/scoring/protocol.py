@@ -45,9 +45,9 @@ class ScorerInfo:
         model: Canonical hub id, folder, or `"bundled"`.
         revision: Commit on the hub; 12 digits of the weights' SHA-256 for the bundled model and folders that
             have it beside them; else None.
-        device: `"cpu"` or `"cuda:N"`.
+        device: `"cpu"`, `"cuda:N"`, several with commas between them, or `"remote"`.
         dtype: Precision of the body, int8 included; the head is float32 always.
-        engine: `"torch"`, `"openvino"`, `"onnx"` or `"transformers"`.
+        engine: `"torch"`, `"openvino"`, `"onnx"`, `"transformers"`, or `"remote:"` and the dialect.
         max_length: Tokens of a pair at most, special tokens included.
         max_query_tokens: Tokens of a query at most.
         max_batch_tokens: Padded tokens of a batch at most.

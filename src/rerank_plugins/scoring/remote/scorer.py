@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank_plugins.errors import RemoteError
-from rerank_plugins.inputs import check_documents, check_pairs, check_query, refuse_surrogates
+from rerank_plugins.inputs import check_pairs, pair_up, refuse_surrogates
 from rerank_plugins.scoring.protocol import ScorerInfo, Scores
 from rerank_plugins.scoring.remote.asking import Asking, TooLargeError
 from rerank_plugins.scoring.remote.dialects import DIALECTS, BadReplyError, Reply
@@ -134,11 +134,11 @@ class RemoteScorer:
 
     def score_detailed(self, query: str, documents: Iterable[str]) -> Scores:
         """Score like `score`; also say what was cut and how many tokens were read, if the server says."""
-        return self._transport.run(self._call(_pair_up(query, documents)))
+        return self._transport.run(self._call(pair_up(query, documents)))
 
     async def ascore_detailed(self, query: str, documents: Iterable[str]) -> Scores:
         """Score like `score_detailed`, without blocking the event loop."""
-        return await self._transport.arun(self._call(_pair_up(query, documents)))
+        return await self._transport.arun(self._call(pair_up(query, documents)))
 
     def close(self) -> None:
         """Close the connections. Closing twice is fine."""
@@ -248,12 +248,6 @@ def _group(pairs: Iterable[tuple[str, str]]) -> tuple[list[_Part], int]:
         part.places.append(count)
         count += 1
     return list(parts.values()), count
-
-
-def _pair_up(query: str, documents: Iterable[str]) -> Iterator[tuple[str, str]]:
-    checked = check_query(query)
-    texts = check_documents(documents)
-    return ((checked, document) for document in texts)
 
 
 def _from_settings(settings: RemoteSettings) -> RemoteScorer:
