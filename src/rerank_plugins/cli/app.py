@@ -75,6 +75,15 @@ def common(
     """Rerank passages with a cross-encoder."""
 
 
+def _measured_device(device: str) -> str:
+    """Return the device that `auto` is here."""
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
 @app.command()
 def rank(
     passages: Annotated[
@@ -315,7 +324,7 @@ def bench(
     ] = False,
     random_weights: Annotated[bool, typer.Option("--random-weights", help="Only the model's shape.")] = False,
     baseline: Annotated[str | None, typer.Option(help="Whom ratios compare with.")] = None,
-    device: Annotated[str, typer.Option(help="Device of ours.")] = "cpu",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N: what is measured.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of the texts.")] = 0,
     json_path: Annotated[Path | None, typer.Option("--json", help="Where to write JSON.")] = None,
     plot_path: Annotated[Path | None, typer.Option("--plot", help="Where to write a PNG.")] = None,
@@ -340,7 +349,7 @@ def bench(
         repeat_documents=repeat_documents,
         random_weights=random_weights,
         baseline=baseline,
-        device=device,
+        device=_measured_device(device),
         seed=seed,
     )
     measure(plan, json_path=json_path, plot_path=plot_path)
