@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import typer
 
 from rerank_plugins import CrossEncoderScorer
 from rerank_plugins.cli import label as command
+from rerank_plugins.cli import main
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.labelling import LabelReport, label
 from rerank_plugins.labelling.cluster import Pool
@@ -197,6 +197,8 @@ def test_the_command_shows_what_the_library_warns_of(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "run", run)
-    with pytest.raises(typer.Exit):
-        command.label(["pairs.jsonl"], "labels", {})
+    monkeypatch.setattr(sys, "argv", ["rerank-plugins", "label", "-i", "pairs.jsonl", "-o", "labels"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
     assert capsys.readouterr().err.count("no room") == 1

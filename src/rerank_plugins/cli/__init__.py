@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 __all__ = ["main"]
 
@@ -15,9 +17,9 @@ def main() -> None:
     from rerank_plugins.cli.app import app
     from rerank_plugins.errors import InvalidInputError, RerankError, ScoringError
 
-    _show_warnings()
     try:
-        app()
+        with _warnings_shown():
+            app()
     except RerankError as error:
         sys.stderr.write(f"rerank-plugins: {error}\n")
         if isinstance(error, InvalidInputError):
@@ -33,9 +35,19 @@ def main() -> None:
         raise
 
 
-def _show_warnings() -> None:
-    """Write what the library warns of to stderr: a command has nobody else to tell."""
-    shown = logging.StreamHandler()
-    shown.setLevel(logging.WARNING)
-    shown.setFormatter(logging.Formatter("rerank-plugins: %(message)s"))
-    logging.getLogger("rerank_plugins").addHandler(shown)
+class _ToStderr(logging.Handler):
+    """Writes to what standard error is now: above a bar, while one is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"rerank-plugins: {record.getMessage()}\n")
+
+
+@contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """Show what the library warns of: a command has nobody else to tell."""
+    logger, shown = logging.getLogger("rerank_plugins"), _ToStderr(logging.WARNING)
+    logger.addHandler(shown)
+    try:
+        yield
+    finally:
+        logger.removeHandler(shown)

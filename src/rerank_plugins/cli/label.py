@@ -8,7 +8,6 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -53,18 +52,11 @@ def label(inputs: Sequence[str], output: str, options: dict[str, Any]) -> None:
 
 @contextmanager
 def _bar(console: Console) -> Iterator[Any]:
-    logger = logging.getLogger("rerank_plugins.labelling")
-    # What it warns of, such as a cluster without room for the workers, while nothing moves.
-    above = RichHandler(console=console, show_path=False)
-    logger.addHandler(above)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("pairs"), TimeElapsedColumn())
     bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
-    try:
-        with bar:
-            task = bar.add_task("", total=None)
-            yield lambda report: bar.update(task, completed=report.done, total=report.rows)
-    finally:
-        logger.removeHandler(above)
+    with bar:
+        task = bar.add_task("", total=None)
+        yield lambda report: bar.update(task, completed=report.done, total=report.rows)
 
 
 def _lines(report: LabelReport, output: str) -> Iterator[str]:

@@ -98,7 +98,8 @@ def _read(path: Path) -> dict[str, bytes]:
         found = _LINE.fullmatch(line.strip())
         if found is None or found["name"] in digests:
             # The line itself is not shown: it may be a key in clear.
-            msg = f"{path}:{number} must be a new name:sha256; make it with: rerank-plugins new-key NAME"
+            problem = "must be name:sha256" if found is None else "must have a name that no line before has"
+            msg = f"{path}:{number} {problem}; make one with: rerank-plugins new-key NAME"
             raise InvalidInputError(msg)
         digests[found["name"]] = bytes.fromhex(found["digest"])
     if not digests:

@@ -106,7 +106,8 @@ class ModelPool:
         served = self._names.get(_spelling(name)) or self._names.get(_ANY)
         if served is None:
             msg = (
-                f"model must be one of {self.names}, but got {name[:200]!r}; the server's settings name more"
+                f"model must be one of {self.names}, but got {name[:200]!r}; another has to be added to the "
+                "server's models or aliases"
             )
             raise RequestError(404, "unknown_model", msg)
         return served
