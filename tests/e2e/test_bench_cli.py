@@ -51,9 +51,9 @@ def test_own_texts_that_come_back_are_remembered(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["--json", "--plot"])
 def test_what_cannot_be_written_is_said_before_anything_is_measured(tmp_path: Path, option: str) -> None:
-    there = tmp_path / "there"
+    there = tmp_path / "there.png"
     there.write_text("kept until there is something else to write")
-    nowhere = tmp_path / "no folder" / "x"
+    nowhere = tmp_path / "no folder" / "x.png"
     for path, message in ((nowhere, f"{option} must be a file"), (there, "--peer must be")):
         done = CliRunner().invoke(app, ["bench", "--peer", "nobody", option, str(path)])
         assert isinstance(done.exception, InvalidInputError)
