@@ -23,7 +23,7 @@ from rerank_plugins.scoring.words import Words, WordTable
 
 __all__ = ["WordLookup", "bert_words"]
 
-# Words remembered, with a few ids each: about 10 MB when full.
+# Words that each of the two tables remembers, with a few ids each: about 10 MB when full.
 _MOST_WORDS = 2**17
 # New words that one thread of the tokenizer takes at a time.
 _WORDS_TOGETHER = 64
