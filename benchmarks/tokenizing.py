@@ -44,7 +44,7 @@ def measure(topics: list[Topic], rounds: int) -> dict[str, list[float]]:
 
     found: dict[str, list[list[float]]] = {}
     for _ in range(rounds):
-        ours = PairEncoder(reference, max_length=MAX_LENGTH, max_query_tokens=MAX_LENGTH * 3 // 4)
+        ours = PairEncoder(reference, max_length=MAX_LENGTH)
 
         def encode(pairs: list[Pair], ours: PairEncoder = ours) -> NDArray[np.int32]:
             return ours.encode(pairs).ids

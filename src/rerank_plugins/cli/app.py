@@ -75,15 +75,6 @@ def common(
     """Rerank passages with a cross-encoder."""
 
 
-def _measured_device(device: str) -> str:
-    """Return the device that `auto` is here."""
-    if device != "auto":
-        return device
-    import torch
-
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
-
-
 @app.command()
 def rank(
     passages: Annotated[
@@ -333,6 +324,7 @@ def bench(
     from rerank_plugins.bench.contestants import PEERS
     from rerank_plugins.bench.run import Plan
     from rerank_plugins.cli.bench import bench as measure
+    from rerank_plugins.scoring.registry import default_device
 
     named = {"all": tuple(PEERS), "none": ()}
     peers = [name for given in peer or ["sentence-transformers"] for name in named.get(given, (given,))]
@@ -349,7 +341,7 @@ def bench(
         repeat_documents=repeat_documents,
         random_weights=random_weights,
         baseline=baseline,
-        device=_measured_device(device),
+        device=default_device() if device == "auto" else device,
         seed=seed,
     )
     measure(plan, json_path=json_path, plot_path=plot_path)

@@ -105,27 +105,19 @@ def _environment() -> dict[str, str]:
 
     So of a URL with a password in it, which no setting takes.
     """
-    shown = {
-        f"{kind.model_config.get('env_prefix')}{name}".upper()
+    may_be_shown = {
+        f"{kind.model_config.get('env_prefix')}{name}".upper(): field.repr
         for kind in _SETTINGS
         for name, field in kind.model_fields.items()
-        if field.repr
-    }
-    secret = {
-        f"{kind.model_config.get('env_prefix')}{name}".upper()
-        for kind in _SETTINGS
-        for name, field in kind.model_fields.items()
-        if not field.repr
     }
     found = {}
     for name, value in sorted(os.environ.items()):
         if not name.upper().startswith("RERANK_"):
             continue
-        if name.upper() in shown and "@" not in value:
-            found[name] = value
+        if name.upper() not in may_be_shown:
+            found[name] = "(set, but no setting of this library)"
         else:
-            known = name.upper() in shown | secret
-            found[name] = "(set, not shown)" if known else "(set, but no setting of this library)"
+            found[name] = value if may_be_shown[name.upper()] and "@" not in value else "(set, not shown)"
     return found
 
 

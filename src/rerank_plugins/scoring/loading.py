@@ -110,7 +110,7 @@ def find_model(settings: ScorerSettings) -> ModelFiles:
         config=config,
         tokenizer=tokenizer,
         max_length=_max_length(config, folder),
-        notes=_notes(settings, folder),
+        notes=_notes(folder, settings.revision if model in {BUNDLED, str(folder)} else None),
     )
 
 
@@ -358,14 +358,13 @@ def _only_pickled(folder: Path) -> bool:
     return (folder / _PICKLED).is_file() and not _safetensors(folder)
 
 
-def _notes(settings: ScorerSettings, folder: Path) -> dict[str, str]:
+def _notes(folder: Path, without_use: str | None) -> dict[str, str]:
     """Return what was done otherwise than one might think, and log it."""
     notes = {}
     if _only_pickled(folder):
         notes["weights"] = f"{_PICKLED} (no safetensors in this checkpoint), read with weights_only=True"
-    on_disk = settings.model == BUNDLED or Path(settings.model).expanduser().is_dir()
-    if settings.revision is not None and on_disk:
-        notes["revision"] = f"{settings.revision!r} was asked for, which a folder does not have"
+    if without_use is not None:
+        notes["revision"] = f"{without_use!r} was asked for, which a folder does not have"
     for what, note in notes.items():
         logger.warning("%s: %s: %s", folder, what, note)
     return notes

@@ -25,7 +25,7 @@ from rerank_plugins.scoring.pairs import PairEncoder
 from rerank_plugins.scoring.protocol import ScorerInfo
 from rerank_plugins.settings import ScorerSettings
 
-__all__ = ["Held", "Loaded", "acquire", "loaded_models"]
+__all__ = ["Held", "Loaded", "acquire", "default_device", "loaded_models"]
 
 logger = logging.getLogger(__name__)
 
@@ -132,12 +132,17 @@ def loaded_models() -> list[ScorerInfo]:
         return [held.loaded.info for held in _held.values() if held.loaded is not None]
 
 
+def default_device() -> str:
+    """Return the device that `"auto"` is here."""
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
 def _resolve(settings: ScorerSettings) -> tuple[ScorerSettings, dict[str, str]]:
     """Return settings with the model's canonical name and no "auto" in devices and dtype, and why."""
     reasons = {}
     dtype: str = settings.dtype
     if settings.device == "auto" and settings.devices is None:
-        devices: tuple[str, ...] = ("cuda:0" if torch.cuda.is_available() else "cpu",)
+        devices: tuple[str, ...] = (default_device(),)
         reasons["device"] = f"auto: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs"
         cpu_alone = runs_on_cpu_alone(settings)
         if cpu_alone:

@@ -26,8 +26,7 @@ def calibration_batches(found: ModelFiles, pad_id: int) -> list[PaddedBatch]:
     They ship with the package, belong to no evaluation set, and are the same on every machine; what the
     user has set, a shorter `max_length` for example, has no say.
     """
-    window = found.max_length
-    encoder = PairEncoder(found.tokenizer, max_length=window, max_query_tokens=window * 3 // 4)
+    encoder = PairEncoder(found.tokenizer, max_length=found.max_length)
     pairs = encoder.encode(list(_pairs()))
     batches = plan_batches(pairs.lengths, _BATCH_TOKENS)
     return [pad(pairs, indices, pad_id, multiple=8) for indices in batches]
